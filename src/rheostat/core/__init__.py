@@ -1,0 +1,7 @@
+"""The law: the shapes that everything else is built from.
+
+`transform` (pieces of an update rule), `schedule` (functions of progress), `registry`
+(components and their versions), `hyper` (what a hyperparameter may be), `roles` (what a
+parameter is for) and `errors`. Nothing here imports a room above it. To add a shape,
+write a decision first: `docs/decisions/`.
+"""

@@ -1,0 +1,41 @@
+"""What goes wrong, said in one line: what, where, and what would be right.
+
+Two kinds of fault reach a user: theirs (`InputError`, exit code 2) and the machine's
+(`MachineError`, exit code 3: disk, store, missing extra). Anything else is a bug of ours
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RheostatError(Exception):
+    """Base of every error that is meant for the user; its text is one finished sentence."""
+
+    exit_code = 1
+
+
+class InputError(RheostatError, ValueError):
+    """What the user gave is wrong: a name, a value, a file. Nothing was run or written."""
+
+    exit_code = 2
+
+
+class MachineError(RheostatError, OSError):
+    """The environment is at fault: a disk, a store, an extra that is not installed."""
+
+    exit_code = 3
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the nearest real one, or all of them."""
+    known = sorted(set(candidates))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if not known:
+        return "there is none to choose from"
+    shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    return f"known are: {shown}"

@@ -1,0 +1,237 @@
+"""What a hyperparameter may be: annotated types, and the checks that enforce them.
+
+A component's signature is its schema: `lr: NonNegative = 1e-3` is the default, the range
+that every check enforces, and the JSON Schema, at once (`arguments_of`). Numbers (and tuples
+of numbers) can be scheduled and live in `param_groups`; flags, counts and names are structure,
+fixed when the component is made.
+"""
+
+from __future__ import annotations  # pyright: ignore[reportAssignmentType]
+
+import inspect
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Annotated, Any, SupportsFloat, SupportsIndex, cast
+
+import annotated_types as at
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.schedule import Schedule
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+NonNegative = Annotated[float, at.Ge(0)]
+Positive = Annotated[float, at.Gt(0)]
+Fraction = Annotated[float, at.Ge(0), at.Lt(1)]
+"""A coefficient of a running average, or a momentum: in [0, 1)."""
+UnitInterval = Annotated[float, at.Ge(0), at.Le(1)]
+Betas = tuple[Fraction, Fraction]
+Count = Annotated[int, at.Ge(1)]
+Steps = Annotated[int, at.Ge(0)]
+
+REQUIRED = inspect.Parameter.empty
+"""The default of an argument that has none."""
+
+_EXPECTED = {
+    "float_type": "should be a number",
+    "int_type": "should be a whole number",
+    "bool_type": "should be a boolean, true or false",
+    "string_type": "should be text",
+    "tuple_type": "should be a list",
+    "finite_number": "should be finite",
+    "missing": "is required",
+}
+"""What was expected, in plain words, by pydantic's type of error; else its own message serves."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one value. `path` leads to it inside the argument (`(1,)`: its second
+    part); `message` says what is allowed."""
+
+    path: tuple[str | int, ...]
+    found: Any
+    message: str
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a component: its type is its schema. `default` may be `REQUIRED`."""
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is REQUIRED
+
+    @property
+    def number(self) -> bool:
+        """Whether it can be scheduled: a number, or a tuple of numbers, each on its own."""
+        return is_number(self.annotation)
+
+    @property
+    def scalar(self) -> bool:
+        """Whether it is a single number."""
+        return _bare(self.annotation) is float
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """Pydantic's view of the type: strict, and without infinities."""
+        # pydantic costs a tenth of a second to import, so it is loaded at the first component made.
+        from pydantic import ConfigDict, TypeAdapter
+
+        config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        return TypeAdapter(self.annotation, config=config)
+
+    def parts(self, count: int) -> list[Argument] | None:
+        """The parts of an argument that is a tuple, as many as `count`; None where it cannot be."""
+        annotation = _bare(self.annotation)
+        if typing.get_origin(annotation) is not tuple:
+            return None
+        types_ = typing.get_args(annotation)
+        if len(types_) == 2 and types_[1] is Ellipsis:
+            types_ = types_[:1] * count
+        if len(types_) != count:
+            return None
+        return [Argument(f"{self.name}[{i}]", part) for i, part in enumerate(types_)]
+
+    def check(self, value: Any) -> tuple[Any, list[Fault]]:
+        """The value in its type (a list as a tuple, 1 as 1.0, 2.0 as a count), and every fault."""
+        from pydantic import ValidationError
+
+        try:
+            return self.adapter.validate_python(_coerced(self.annotation, value)), []
+        except ValidationError as error:
+            return value, [
+                Fault(
+                    item["loc"], item["input"], _expected(item["type"], item["msg"], item["input"])
+                )
+                for item in error.errors()
+            ]
+
+
+def _expected(kind: str, message: str, found: Any) -> str:
+    text = _EXPECTED.get(kind) or re.sub("^[A-Z][a-z]* should", "should", message)
+    text = text.replace(" after validation", "")
+    return f"{text}, not text" if kind == "float_type" and isinstance(found, str) else text
+
+
+def _bare(annotation: Any) -> Any:
+    """The type without its bounds."""
+    is_annotated = typing.get_origin(annotation) is Annotated
+    return typing.get_args(annotation)[0] if is_annotated else annotation
+
+
+def _coerced(annotation: Any, value: Any) -> Any:
+    """The value in the shape that the strict check wants, where only the spelling differs.
+
+    Files have lists for tuples, and JSON has no difference between 2 and 2.0; a flag is never a
+    number, and text never is either.
+    """
+    annotation = _bare(annotation)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple and isinstance(value, list | tuple):
+        items = tuple(cast("tuple[Any, ...]", value))
+        if parts and parts[-1] is Ellipsis:
+            parts = parts[:1] * len(items)
+        whole = len(parts) == len(items)
+        return tuple(map(_coerced, parts, items)) if whole else items
+    if origin in (typing.Union, types.UnionType):
+        for part in parts:
+            value = _coerced(part, value)
+        return value
+    if annotation is int and not isinstance(value, bool):
+        if isinstance(value, float):
+            return int(value) if value.is_integer() else value
+        return operator.index(value) if isinstance(value, SupportsIndex) else value
+    return value
+
+
+@cache
+def arguments_of(factory: Callable[..., object]) -> Mapping[str, Argument]:
+    """The arguments of a factory by name, in order. Raises InputError for a bare parameter."""
+    hints = typing.get_type_hints(factory, include_extras=True)
+    parameters = inspect.signature(factory).parameters
+    for name in parameters:
+        if name not in hints:
+            where = f"{factory.__module__}.{factory.__qualname__}"
+            raise InputError(
+                f"{where}: parameter {name!r} has no annotation; its type is its schema"
+            )
+    return {name: Argument(name, hints[name], p.default) for name, p in parameters.items()}
+
+
+def annotations(factory: Callable[..., object]) -> dict[str, Any]:
+    """Parameter name -> annotation, `Annotated` kept. Raises InputError for a bare parameter."""
+    return {name: argument.annotation for name, argument in arguments_of(factory).items()}
+
+
+def is_number(annotation: Any) -> bool:
+    """Whether values of this annotation can be scheduled: a float, or a tuple of floats."""
+    annotation = _bare(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return all(is_number(part) for part in typing.get_args(annotation) if part is not Ellipsis)
+    return annotation is float
+
+
+def _present(value: Any) -> Any:
+    """The number that a schedule or a tensor stands for now; what is then checked."""
+    if isinstance(value, Schedule):
+        return value(0)
+    if isinstance(value, tuple | list):
+        return tuple(_present(part) for part in cast("tuple[Any, ...]", value))
+    return float(value) if _is_live(value) else value
+
+
+def _is_live(value: Any) -> bool:
+    """Whether it stands for a number and is more than one: a schedule, a tensor."""
+    plain = isinstance(value, bool | int | float)
+    return isinstance(value, Schedule) or (not plain and isinstance(value, SupportsFloat))
+
+
+def _kept(given: Any, checked: Any) -> Any:
+    """The checked value, with schedules and tensors as they were given."""
+    if isinstance(given, tuple | list):
+        pairs = zip(cast("tuple[Any, ...]", given), checked, strict=True)
+        return tuple(_kept(*pair) for pair in pairs)
+    return given if _is_live(given) else checked
+
+
+def check_arguments(
+    factory: Callable[..., object], arguments: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """The arguments with defaults filled in, in the signature's order.
+
+    Schedules and tensors stay as they were given; the numbers they stand for are checked.
+
+    Raises:
+        InputError: an unknown name (with the nearest real one), a missing one, a wrong type, a
+            value out of range or not finite; `where` begins the message.
+    """
+    known = arguments_of(factory)
+    for name in arguments:
+        if name not in known:
+            raise InputError(f"{where}: unknown argument {name!r}; {nearest(name, known)}")
+    complete: dict[str, Any] = {}
+    for name, argument in known.items():
+        if name not in arguments:
+            if argument.required:
+                raise InputError(f"{where}: {name}: is required")
+            complete[name] = argument.default
+            continue
+        given = arguments[name]
+        checked, faults = argument.check(_present(given) if argument.number else given)
+        if faults:
+            path = ".".join(str(part) for part in (name, *faults[0].path))
+            raise InputError(f"{where}: {path}={faults[0].found!r}: {faults[0].message}")
+        complete[name] = _kept(given, checked) if argument.number else checked
+    return complete

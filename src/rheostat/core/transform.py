@@ -1,0 +1,265 @@
+"""The Transform shape: one piece of an update rule, and `chain`.
+
+A piece declares its buffers by name and gives one function,
+`update(update, state, param, hyper) -> update`, which writes nothing but its own buffers.
+The loop feeds it the gradient (or the update of the piece before it) and finally sets
+``param ← param − update``. Steps count from 1 in here: `hyper.step` is the number of updates
+that this parameter has received, the present one included.
+
+Four more verbs say what `update` cannot; most pieces need none of them:
+
+- `measure`, for what takes more than one parameter (a global norm): its results are summed over
+  all parameters in the order of their names, and `update` finds the sums in `hyper.measured`;
+- `after`, for what acts on the parameter once it has moved (projections, averages);
+- `view`, for what is evaluated with other weights than it is trained with (averages);
+- `probe` and `search`, for what needs the gradient elsewhere (SAM; L-BFGS): both take a closure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rheostat.core.errors import InputError
+from rheostat.core.schedule import Origin
+
+
+class Hyper(SimpleNamespace):
+    """What one piece knows beside its tensors, for one parameter in one step.
+
+    The hyperparameters and scalars of the chain, by name (`hyper.lr`, `hyper.betas`), and:
+    """
+
+    step: float
+    """Updates this parameter has received, the present one included."""
+    gradient: Tensor
+    """The gradient as it entered the chain."""
+    measured: Mapping[str, Tensor]
+    """The sums of what the piece's `measure` returned."""
+    noise: Callable[[Tensor], Tensor]
+    """A standard normal sample shaped like a tensor, drawn by counter from (seed, step, name)."""
+
+    def __getattr__(self, name: str) -> Any:  # for the type checker: names come from signatures
+        raise AttributeError(f"this piece declares no hyperparameter {name!r}")
+
+
+State = Mapping[str, Tensor]
+Update = Callable[[Tensor, State, Tensor, Hyper], Tensor]
+Measure = Callable[[Tensor, State, Tensor, Hyper], Mapping[str, Tensor]]
+Settle = Callable[[Mapping[str, Tensor], Hyper], Mapping[str, float]]
+OfParam = Callable[[Tensor, State, Hyper], Tensor]
+Observe = Callable[[Tensor, State, Tensor, Hyper], None]
+Evaluate = Callable[[Sequence[Tensor]], tuple[float, list[Tensor]]]
+"""Displacements, one a parameter -> the closure's loss there, and the gradients."""
+Search = Callable[
+    [list[Tensor], list[State], list[Tensor], Hyper, Evaluate],
+    tuple[list[Tensor], Mapping[str, float]],
+]
+Shape = Callable[[Tensor], tuple[int, ...]]
+
+
+def _same_shape(param: Tensor) -> tuple[int, ...]:
+    return tuple(param.shape)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A declared state buffer, filled with `fill` at construction ("param": a copy of it).
+
+    dtype None means the parameter's own, and float32 where that is a half precision.
+    `shape` gives the shape for a parameter; a buffer shaped like the parameter (the default) is
+    also sharded like it.
+    """
+
+    fill: float | Literal["param"] = 0.0
+    dtype: torch.dtype | None = None
+    shape: Shape = _same_shape
+
+    def make(self, param: Tensor) -> Tensor:
+        """A new buffer for `param`, on its device."""
+        half = param.dtype in (torch.float16, torch.bfloat16)
+        dtype = self.dtype or (torch.float32 if half else param.dtype)
+        if self.fill == "param":
+            return param.detach().to(dtype, copy=True)
+        if self.shape is _same_shape:
+            return torch.full_like(param, self.fill, dtype=dtype, requires_grad=False)
+        return torch.full(self.shape(param), self.fill, dtype=dtype, device=param.device)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One piece of an update rule, or a chain of them.
+
+    Attributes:
+        update: the piece's function; see the module.
+        buffers: its state, by name.
+        hyperparameters: names and values; those of a registered factory come from its signature.
+        scope: "element" promises that each element of the update depends on that element alone
+            (and on scalars), so that the loop may flatten, bucket, shard and compile it;
+            "tensor" needs the whole parameter.
+        scaled: the update contains the step size; the loop closes a chain in which no piece does
+            with `scale_by_learning_rate`.
+        sparse: it takes a sparse gradient (coalesced) and gives a sparse update, or a dense one.
+        measure: scalars of this parameter, summed over all; runs before any `update`.
+        scalars: numbers of the whole optimizer that the rule keeps (Prodigy's d), with their
+            starting values; they live in `param_groups`.
+        settle: new values of `scalars` from the sums that `measure` gave; runs before `update`.
+        after: the new parameter, once it has moved; may write the piece's buffers.
+        view: the weights to evaluate with, where they are not the weights to train.
+        probe: the displacement at which the gradient is taken again before `update` runs.
+        search: all at once: updates, states, parameters, hyper and `evaluate` -> updates and
+            scalars; in a chain only the first piece may have it.
+        observe: takes a sample of the Hessian's diagonal into the buffers.
+        name, origin: the component that made it.
+        parts: the primitive pieces of a chain.
+    """
+
+    update: Update
+    buffers: Mapping[str, Buffer] = field(default_factory=dict[str, Buffer])
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    scope: Literal["element", "tensor"] = "tensor"
+    scaled: bool = False
+    sparse: bool = False
+    measure: Measure | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict[str, float])
+    settle: Settle | None = None
+    after: OfParam | None = None
+    view: OfParam | None = None
+    probe: Update | None = None
+    search: Search | None = None
+    observe: Observe | None = None
+    name: str = "transform"
+    origin: Origin | None = field(default=None, compare=False)
+    parts: tuple[Transform, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[Transform, ...]:
+        """The primitive pieces in order; a piece is its own only one."""
+        return self.parts or (self,)
+
+    def stamped(self, component: str, arguments: Mapping[str, Any], numbers: set[str]) -> Transform:
+        """This transform, marked with its component.
+
+        Where it declares no hyperparameters itself, the numbers of the component's signature are
+        its hyperparameters. An `lr` in the signature of a chain without a step size is the step
+        size that the loop will put at its end.
+        """
+        declared = {name: arguments[name] for name in arguments if name in numbers}
+        own = dict(self.hyperparameters)
+        if own and not self.scaled and "lr" in declared:
+            own.setdefault("lr", declared["lr"])
+        return replace(
+            self,
+            name=component.partition("@")[0],
+            origin=Origin(component, arguments),
+            hyperparameters=own or declared,
+        )
+
+
+def identity(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    """The update as it is: for pieces that act only through another verb."""
+    return update
+
+
+def chain(*transforms: Transform) -> Transform:
+    """The transforms one after the other, as one: each gets the update of the one before.
+
+    Raises:
+        InputError: nothing to chain; two pieces that declare a buffer, a hyperparameter or a
+            scalar of the same name (the keys of a checkpoint are these names); two that give a
+            `view`, or need the gradient elsewhere; a `search` that is not first.
+    """
+    pieces = tuple(piece for transform in transforms for piece in transform.pieces)
+    if not pieces:
+        raise InputError("chain() needs at least one transform")
+    buffers: dict[str, Buffer] = {}
+    numbers: dict[str, Any] = {}
+    for piece in pieces:
+        _claim(piece, "buffer", piece.buffers, buffers)
+        _claim(piece, "hyperparameter", {**piece.hyperparameters, **piece.scalars}, numbers)
+    _only_one(pieces, "gives the weights to evaluate with", lambda p: p.view is not None)
+    _only_one(pieces, "evaluates elsewhere", lambda p: bool(p.probe or p.search))
+    if any(piece.search is not None for piece in pieces[1:]):
+        raise InputError("chain: a piece that searches (L-BFGS) must be the first")
+    return Transform(
+        update=identity,
+        buffers=buffers,
+        hyperparameters={k: v for p in pieces for k, v in p.hyperparameters.items()},
+        scalars={k: v for p in pieces for k, v in p.scalars.items()},
+        scope="element" if all(p.scope == "element" for p in pieces) else "tensor",
+        scaled=any(piece.scaled for piece in pieces),
+        sparse=all(piece.sparse for piece in pieces),
+        name="chain",
+        parts=pieces,
+    )
+
+
+def named(prefix: str, transform: Transform) -> Transform:
+    """The transform with `prefix.` before every name it declares, so that two of a kind fit into
+    one chain."""
+    return chain(*(_prefixed(prefix, piece) for piece in transform.pieces))
+
+
+def _prefixed(prefix: str, piece: Transform) -> Transform:
+    def own(state: State) -> State:
+        return {name: state[f"{prefix}.{name}"] for name in piece.buffers}
+
+    def inner(hyper: Hyper) -> Hyper:
+        values = {
+            name: getattr(hyper, f"{prefix}.{name}")
+            for name in (*piece.hyperparameters, *piece.scalars)
+        }
+        return Hyper(**{**vars(hyper), **values})
+
+    def tensor(verb: Any) -> Any:
+        def renamed(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Any:
+            return verb(u, own(state), param, inner(hyper))
+
+        return verb and renamed
+
+    def of_param(verb: Any) -> Any:
+        def renamed(param: Tensor, state: State, hyper: Hyper) -> Any:
+            return verb(param, own(state), inner(hyper))
+
+        return verb and renamed
+
+    def settle(sums: Mapping[str, Tensor], hyper: Hyper) -> Mapping[str, float]:
+        assert piece.settle is not None
+        return {f"{prefix}.{k}": v for k, v in piece.settle(sums, inner(hyper)).items()}
+
+    if piece.search is not None:
+        raise InputError(f"named: {piece.name} searches by itself and cannot be renamed")
+    return replace(
+        piece,
+        buffers={f"{prefix}.{name}": buffer for name, buffer in piece.buffers.items()},
+        hyperparameters={f"{prefix}.{k}": v for k, v in piece.hyperparameters.items()},
+        scalars={f"{prefix}.{name}": value for name, value in piece.scalars.items()},
+        update=tensor(piece.update),
+        measure=tensor(piece.measure),
+        probe=tensor(piece.probe),
+        observe=tensor(piece.observe),
+        after=of_param(piece.after),
+        view=of_param(piece.view),
+        settle=piece.settle and settle,
+    )
+
+
+def _claim(piece: Transform, kind: str, names: Mapping[str, Any], claimed: dict[str, Any]) -> None:
+    clash = sorted(set(names) & set(claimed))
+    if clash:
+        raise InputError(
+            f"chain: {piece.name} declares the {kind} {clash[0]!r}, which a piece before it "
+            "declares already; give one of them a name of its own: named('inner', …)"
+        )
+    claimed.update(names)
+
+
+def _only_one(pieces: tuple[Transform, ...], what: str, has: Callable[[Transform], bool]) -> None:
+    found = [piece.name for piece in pieces if has(piece)]
+    if len(found) > 1:
+        raise InputError(f"chain: both {found[0]} and {found[1]} {what.replace('gives', 'give')}")

@@ -1,0 +1,159 @@
+"""A study's plan: checked as a whole, frozen and hashed before anything runs.
+
+`Plan.load` reads a study file (`rheostat.lab.study_file` checks it against the registered
+components); `Plan.of` takes a recorded plan as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.registry import component
+from rheostat.lab.study_file import read_study
+from rheostat.recipes.document import Document, open_document
+from rheostat.recipes.recipe import Recipe
+from rheostat.record.durable import content_hash
+
+if TYPE_CHECKING:
+    from rheostat.lab.workload import Workload
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a study: an arm under a seed, and the name of its directory."""
+
+    arm: str
+    seed: int
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked study. `arms` are canonical recipes by name, in the order of the names;
+    `margin` and `worst` (the score of a failed run) are in the metric's `unit`."""
+
+    title: str
+    question: str
+    hypothesis: str
+    why: str
+    workload: Mapping[str, Any] = field(hash=False)
+    arms: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    baseline: str
+    seeds: tuple[int, ...]
+    steps: int
+    metric: str
+    goal: Literal["maximize", "minimize"]
+    margin: float
+    worst: float
+    unit: str
+    alpha: float
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any] | Document) -> Plan:
+        """The plan in a study file (a `str` is a path), or in a mapping of the same keys.
+
+        Raises:
+            InputError: one line for every problem, with file, line, column and key.
+        """
+        return cls.of(read_study(open_document(source, "study")))
+
+    @classmethod
+    def of(cls, canonical: Mapping[str, Any]) -> Plan:
+        """The plan whose canonical form this is. Nothing is checked, and no component loaded."""
+        metric = canonical["metric"]
+        return cls(
+            title=canonical["study"],
+            question=canonical["question"],
+            hypothesis=canonical["hypothesis"],
+            why=canonical["why"],
+            workload=canonical["workload"],
+            arms=dict(sorted(canonical["arms"].items())),
+            baseline=canonical["baseline"],
+            seeds=tuple(canonical["seeds"]),
+            steps=canonical["steps"],
+            metric=metric["name"],
+            goal=metric["goal"],
+            margin=metric["margin"],
+            worst=float(metric["worst"]),  # JSON has infinities as text
+            unit=metric["unit"],
+            alpha=canonical["alpha"],
+        )
+
+    def canonical(self) -> dict[str, Any]:
+        """The plan as plain data with every default and version; what is recorded and hashed."""
+        return {
+            "study": self.title,
+            "question": self.question,
+            "hypothesis": self.hypothesis,
+            "why": self.why,
+            "workload": copy.deepcopy(dict(self.workload)),
+            "arms": copy.deepcopy(dict(self.arms)),
+            "baseline": self.baseline,
+            "seeds": list(self.seeds),
+            "steps": self.steps,
+            "metric": {
+                "name": self.metric,
+                "goal": self.goal,
+                "margin": self.margin,
+                "worst": self.worst,
+                "unit": self.unit,
+            },
+            "alpha": self.alpha,
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical form, 64 hexadecimal digits."""
+        return content_hash(self.canonical())
+
+    @property
+    def id(self) -> str:
+        """The study's name in the store: its title for people, its hash for certainty."""
+        plain = unicodedata.normalize("NFKD", self.title).encode("ascii", "ignore").decode().lower()
+        slug = re.sub("[^a-z0-9]+", "-", plain)[:48].strip("-")
+        return f"{slug or 'study'}-{self.hash[:8]}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all metrics that the workload measures."""
+        arguments = {key: value for key, value in self.workload.items() if key != "workload"}
+        made: Workload = component(self.workload["workload"], "workload").factory(**arguments)
+        return tuple(made.metrics)
+
+    def runs(self) -> list[RunSpec]:
+        """Every run, all arms of a seed before the next seed."""
+        plan = self.hash
+        return [
+            RunSpec(arm, seed, f"{arm}-s{seed}-{content_hash([plan, arm, seed])[:8]}")
+            for seed in self.seeds
+            for arm in self.arms
+        ]
+
+    def recipe(self, arm: str) -> Recipe:
+        """The recipe of an arm. Raises InputError for an arm that is not in the plan."""
+        if arm not in self.arms:
+            raise InputError(f"no arm is named {arm!r}; {nearest(arm, self.arms)}")
+        return Recipe.load(self.arms[arm])
+
+
+def load_any(source: str | Path) -> tuple[Literal["recipe", "study"], dict[str, Any], str]:
+    """What a file holds (a study has arms), its canonical form and its hash.
+
+    Raises:
+        InputError: one line for every problem, with file, line, column and key.
+    """
+    document = open_document(source, "document")
+    if isinstance(document.data, dict) and {"study", "arms"} & set(
+        cast("dict[str, Any]", document.data)
+    ):
+        plan = Plan.load(document)
+        return "study", plan.canonical(), plan.hash
+    recipe = Recipe.load(document)
+    return "recipe", recipe.canonical(), recipe.hash

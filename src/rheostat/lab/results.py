@@ -1,0 +1,166 @@
+"""What a study's record says: its runs gathered from the store, verified, and judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rheostat.core.errors import InputError, MachineError
+from rheostat.lab.fairness import Parting, Witness, parting
+from rheostat.lab.verdict import Score, Verdict, judge
+from rheostat.record.durable import JsonObject
+from rheostat.record.run import RunRecord
+from rheostat.record.store import Store
+
+Place: TypeAlias = tuple[str, int]
+"""Where a run stands in its study: (arm, seed)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run in its place.
+
+    `value` is the primary metric as measured, NaN where there is none; `failed` says that the
+    run diverged or that `value` is not finite.
+    """
+
+    id: str
+    arm: str
+    seed: int
+    value: float
+    failed: bool
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study's record, arm by arm and in an arm by seed; the baseline comes first.
+
+    `verdict` is None while runs are missing (`missing` says which) and void where the runs
+    part (`parting` says where). `problems` says, a line each, where the record is not as it
+    was written; a verdict beside a problem is not to be relied on.
+    """
+
+    study: str
+    plan: JsonObject
+    plan_hash: str
+    arms: tuple[str, ...]
+    runs: tuple[Run, ...]
+    missing: tuple[Place, ...]
+    problems: tuple[str, ...]
+    parting: Parting | None
+    verdict: Verdict | None
+
+    def of_arm(self, arm: str) -> tuple[Run, ...]:
+        """The runs of one arm, by seed."""
+        return tuple(run for run in self.runs if run.arm == arm)
+
+
+def load_results(store: Store, study_id: str) -> Results:
+    """Gather, verify and judge the study with this id, or the only one whose id begins so.
+
+    Raises `InputError` for an unknown study, `MachineError` where the store fails or is
+    damaged beyond what `problems` can say.
+    """
+    study = store.study(study_id)
+    problems = store.verify(study.id)
+    try:
+        return _results(store, study.id, study.plan, study.plan_hash, problems)
+    except KeyError as error:
+        raise MachineError(
+            f"study {study.id} in {store.where} is damaged: its plan or the header of a run "
+            f"lacks {error}; restore the store from a copy"
+        ) from error
+
+
+def _results(
+    store: Store, study: str, plan: JsonObject, plan_hash: str, problems: Sequence[str]
+) -> Results:
+    baseline: str = plan["baseline"]
+    # The plan is kept as JSON with sorted keys, so arms come by name; the baseline leads.
+    arms = (baseline, *(name for name in sorted(plan["arms"]) if name != baseline))
+    places = [(arm, seed) for arm in arms for seed in sorted(plan["seeds"])]
+    found, strays = _gather(store, study, plan["metric"]["name"], places)
+    runs = tuple(found[place] for place in places if place in found)
+    missing = tuple(place for place in places if place not in found)
+    parted = parting(_witness(run) for run in runs)
+    return Results(
+        study=study,
+        plan=plan,
+        plan_hash=plan_hash,
+        arms=arms,
+        runs=runs,
+        missing=missing,
+        problems=(*problems, *strays),
+        parting=parted,
+        verdict=None if missing else _judge(plan, arms, runs, parted),
+    )
+
+
+def _gather(
+    store: Store, study: str, metric: str, places: Sequence[Place]
+) -> tuple[dict[Place, Run], list[str]]:
+    """The finished runs by their place, and a line for each run that has none."""
+    found: dict[Place, Run] = {}
+    strays: list[str] = []
+    for stored in store.runs(study):
+        try:
+            record = RunRecord.read(store.run_directory(study, stored.id))
+        except (InputError, MachineError):
+            continue  # the store's verification has said so; the run counts as missing
+        run = _run(stored.id, record, metric)
+        place = (run.arm, run.seed)
+        if record.status == "running":
+            strays.append(f"run {run.id}: in the index, but its log has no finish")
+        elif place not in places:
+            strays.append(f"run {run.id}: arm {run.arm}, seed {run.seed} is not in the plan")
+        elif place in found:
+            strays.append(f"run {run.id}: run {found[place].id} is in its place already")
+        else:
+            found[place] = run
+    return found, strays
+
+
+def _run(run_id: str, record: RunRecord, metric: str) -> Run:
+    value = record.metrics.get(metric, math.nan)
+    return Run(
+        id=run_id,
+        arm=record.header["arm"],
+        seed=record.header["seed"],
+        value=value,
+        failed=record.status == "diverged" or not math.isfinite(value),
+        record=record,
+    )
+
+
+def _witness(run: Run) -> Witness:
+    header = run.record.header
+    return Witness(
+        arm=run.arm,
+        seed=run.seed,
+        weights=header["weights"],
+        batches=run.record.batches,
+        data=header["data"],
+        diverged=run.record.status == "diverged",
+    )
+
+
+def _judge(
+    plan: JsonObject, arms: Sequence[str], runs: Sequence[Run], parted: Parting | None
+) -> Verdict:
+    metric = plan["metric"]
+    return judge(
+        [Score(run.arm, run.seed, run.value, run.failed) for run in runs],
+        arms=arms,
+        baseline=plan["baseline"],
+        metric=metric["name"],
+        goal=metric["goal"],
+        margin=metric["margin"],
+        worst=metric["worst"],
+        alpha=plan["alpha"],
+        unit=metric["unit"],
+        hypothesis=plan["hypothesis"],
+        void=None if parted is None else parted.sentence,
+    )

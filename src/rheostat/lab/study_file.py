@@ -1,0 +1,237 @@
+"""Study files: what they must say, checked as a whole against the registered components.
+
+An arm is the shared recipe with keys of its own in place of the shared ones; each is read as
+the recipe that it is, and what is wrong with it is reported where it stands in the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.hyper import Argument
+from rheostat.recipes.document import Document, Problem, quoted, refuse
+from rheostat.recipes.reader import STEPS, Reader
+from rheostat.recipes.recipe import read_recipe
+from rheostat.recipes.schema import ARM_NAME, METRIC_KEYS, MOST_SEEDS, SEED, STUDY_TEXTS
+from rheostat.record.durable import content_hash
+
+if TYPE_CHECKING:
+    from rheostat.lab.workload import Metric, Workload
+
+ALPHA = 0.05
+"""The level of a study's tests and intervals."""
+
+KEYS = (*STUDY_TEXTS, "workload", "recipe", "arms", "baseline", "seeds", "steps", "metric")
+"""The keys of a study file; all but `recipe` are needed."""
+
+
+def read_study(document: Document) -> dict[str, Any]:
+    """The plan that a document holds, in its canonical form (see `rheostat.lab.plan.Plan`).
+
+    Raises:
+        InputError: one line for every problem, with file, line, column and key.
+    """
+    study = _Study(document)
+    canonical = study.read()
+    refuse(study.problems)
+    return canonical
+
+
+class _Study:
+    """A study file while it is read. A part that is wrong is None, and noted in `problems`."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._reader = Reader(document)
+        self._given: Mapping[str, Any] = {}
+        self.problems = self._reader.problems
+
+    def read(self) -> dict[str, Any]:
+        """The canonical form, worth something if `problems` stays empty."""
+        given = self._reader.mapping((), "{study: …, arms: …, seeds: 8, …}")
+        if given is None:
+            return {}
+        self._given = given
+        self._keys((), given, KEYS, optional="recipe")
+        texts = {name: self._text(name, argument) for name, argument in STUDY_TEXTS.items()}
+        workload, metrics = self._workload()
+        steps = self._value(STEPS)
+        arms = self._arms(steps)
+        return {
+            **texts,
+            "workload": workload,
+            "arms": arms,
+            "baseline": self._baseline(),
+            "seeds": self._seeds(),
+            "steps": steps,
+            "metric": self._metric(metrics),
+            "alpha": ALPHA,
+        }
+
+    def _keys(
+        self,
+        path: tuple[str, ...],
+        given: Mapping[str, Any],
+        known: tuple[str, ...],
+        optional: str = "",
+    ) -> None:
+        for key in given:
+            if key not in known:
+                self._reader.unknown((*path, key), known)
+        for key in known:
+            if key not in given and key != optional:
+                self._reader.report(path, f"{key!r} is missing")
+
+    def _value(self, argument: Argument) -> Any:
+        if argument.name not in self._given:
+            return None
+        return self._reader.value(argument, (argument.name,), self._given[argument.name])
+
+    def _text(self, name: str, argument: Argument) -> str | None:
+        text = self._given.get(name)
+        if isinstance(text, str) and not text.strip():
+            self._reader.report((name,), "is empty; should say something")
+            return None
+        return text.strip() if isinstance(text, str) else self._value(argument)
+
+    def _workload(self) -> tuple[dict[str, Any], Mapping[str, Metric]]:
+        written = self._given.get("workload")
+        if "workload" not in self._given:
+            return {}, {}
+        here = ("workload",)
+        given = cast("dict[str, Any]", written) if isinstance(written, dict) else {}
+        of = self._reader.component(
+            (*here, *here) if isinstance(written, dict) else here, "workload"
+        )
+        if of is None:
+            return {}, {}
+        before = len(self.problems)
+        arguments = self._reader.arguments(here, given, of, here, self._reader.value)
+        if len(self.problems) > before:
+            return {}, {}
+        try:
+            made: Workload = of.factory(**arguments)
+        except InputError as error:
+            self._reader.report(here, str(error))
+            return {}, {}
+        return {"workload": of.ref, **arguments}, made.metrics
+
+    def _metric(self, known: Mapping[str, Metric]) -> dict[str, Any] | None:
+        if "metric" not in self._given:
+            return None
+        given = self._reader.mapping(("metric",), "{name: test_accuracy, margin: 0.005}")
+        if given is None:
+            return None
+        self._keys(("metric",), given, tuple(METRIC_KEYS))
+        values = {
+            key: self._reader.value(argument, ("metric", key), given[key])
+            for key, argument in METRIC_KEYS.items()
+            if key in given
+        }
+        name = values.get("name")
+        if name is None or not known:
+            return None
+        if name not in known:
+            hint = nearest(name, known)
+            self._reader.report(("metric", "name"), f"the workload has no {quoted(name)}; {hint}")
+            return None
+        metric = known[name]
+        kept = {"goal": metric.goal, "worst": float(metric.worst), "unit": metric.unit}
+        return {"name": name, "margin": values.get("margin"), **kept}
+
+    def _seeds(self) -> list[int] | None:
+        if "seeds" not in self._given:
+            return None
+        given = self._given["seeds"]
+        if isinstance(given, list):
+            return self._listed_seeds(cast("list[Any]", given))
+        count: int | None = self._reader.value(SEED, ("seeds",), given)
+        if count is None or not self._enough_seeds(count):
+            return None
+        return list(range(count))
+
+    def _listed_seeds(self, given: list[Any]) -> list[int] | None:
+        before = len(self.problems)
+        seeds = [self._reader.value(SEED, ("seeds", i), seed) for i, seed in enumerate(given)]
+        if len(self.problems) > before:
+            return None
+        first: dict[int, int] = {}
+        for index, seed in enumerate(seeds):
+            if first.setdefault(seed, index) != index:
+                self._reader.report(("seeds", index), f"{seed} is there already; each counts once")
+        return sorted(seeds) if self._enough_seeds(len(seeds)) else None
+
+    def _enough_seeds(self, count: int) -> bool:
+        if count < 2:
+            some = "one seed" if count else "no seeds"
+            self._reader.report(
+                ("seeds",),
+                f"a study of {some} has no variance to test with; should be at least 2, and 6 or "
+                "more for a two-sided p below .05",
+            )
+        elif count > MOST_SEEDS:
+            self._reader.report(("seeds",), f"{count} should be at most {MOST_SEEDS}")
+        return 2 <= count <= MOST_SEEDS
+
+    def _arms(self, steps: int | None) -> dict[str, Any] | None:
+        if (
+            "recipe" in self._given
+            and self._reader.mapping(("recipe",), "{optimizer: sgd}") is None
+        ):
+            return None
+        if "arms" not in self._given:
+            return None
+        given = self._reader.mapping(("arms",), "{constant: {lr: 0.1}, …}")
+        if given is None:
+            return None
+        if len(given) < 2:
+            some = "one arm" if given else "no arms"
+            self._reader.report(("arms",), f"{some} cannot be compared; should be at least 2")
+        arms: dict[str, Any] = {}
+        faults: dict[Problem, list[str]] = {}
+        for name, written in given.items():
+            if not re.fullmatch(ARM_NAME, name):
+                message = "should be 1 to 64 letters, digits, _ and -; it names directories"
+                self._reader.report(("arms", name), message, key=True)
+            if not isinstance(written, dict):
+                self._reader.mapping(("arms", name), "{lr: 0.1}")
+                continue
+            whole = self._document.overlaid(("recipe",), ("arms", name))
+            recipe, problems = read_recipe(whole, steps)
+            for problem in problems:
+                faults.setdefault(problem, []).append(name)
+            if recipe is not None:
+                arms[name] = recipe.canonical()
+        self.problems += [_of_arms(problem, names, len(given)) for problem, names in faults.items()]
+        self._refuse_twins(arms)
+        return dict(sorted(arms.items()))
+
+    def _refuse_twins(self, arms: Mapping[str, Any]) -> None:
+        seen: dict[str, str] = {}
+        for name, canonical in arms.items():
+            first = seen.setdefault(content_hash(canonical), name)
+            if first != name:
+                message = f"is the same recipe as {first!r}; arms should differ"
+                self._reader.report(("arms", name), message, key=True)
+
+    def _baseline(self) -> str | None:
+        if "baseline" not in self._given:
+            return None
+        name, arms = self._given["baseline"], self._given.get("arms")
+        if not isinstance(name, str):
+            self._reader.report(("baseline",), f"{quoted(name)} should be the name of an arm")
+        elif isinstance(arms, dict) and name not in arms:
+            hint = nearest(name, cast("dict[str, Any]", arms))
+            self._reader.report(("baseline",), f"no arm is named {quoted(name)}; {hint}")
+        return name
+
+
+def _of_arms(problem: Problem, names: list[str], arms: int) -> Problem:
+    """A problem of the shared recipe says for which arms it is one, unless for all."""
+    if not problem.path.startswith("recipe") or len(names) == arms:
+        return problem
+    message = f"{problem.message} (in {', '.join(names)})"
+    return Problem(problem.where, problem.path, message, problem.position)

@@ -1,0 +1,97 @@
+"""`optimizer(rule, target, …)`: an optimizer from a name, a chain or a policy, for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.registry import component
+from rheostat.core.schedule import Schedule
+from rheostat.core.transform import Transform, chain
+from rheostat.optimizers.guard import NonFinite
+from rheostat.optimizers.loop import Optimizer
+from rheostat.optimizers.policy import Policy
+from rheostat.transforms.scaling import scale_by_learning_rate
+
+
+def optimizer(
+    rule: str | Transform | Policy,
+    target: nn.Module | Iterable[Any],
+    *,
+    nonfinite: NonFinite = "skip",
+    accumulate: int = 1,
+    precision: Literal["plain", "master", "stochastic"] = "plain",
+    maximize: bool = False,
+    seed: int = 0,
+    **hyperparameters: Any,
+) -> Optimizer:
+    """An optimizer that runs `rule` on `target`.
+
+    Args:
+        rule: a registered name (`"adamw"`, `"adamw@1"`), a Transform made by `chain`, or a Policy.
+        target: a module (its parameters are then known by name), or what torch.optim takes.
+        nonfinite, accumulate, precision: how the loop treats every rule alike; see `Optimizer`.
+        maximize: go up the gradient.
+        seed: of the noise that a rule draws.
+        **hyperparameters: of the named rule; for a Transform only `lr`. Any number may be a
+            Schedule instead.
+
+    Raises:
+        InputError: an unknown rule or hyperparameter (with the nearest real name), a value out of
+            range, a target without parameters, a parameter that a policy leaves out.
+    """
+    if isinstance(rule, str):
+        made: Transform | Policy = component(rule, "optimizer").factory(**hyperparameters)
+        lr = None
+    else:
+        for name in hyperparameters:
+            if name != "lr" or isinstance(rule, Policy):
+                raise InputError(
+                    f"{rule.name} takes its hyperparameters in its pieces, not {name!r} here; "
+                    f"{nearest(name, ['lr'])}"
+                )
+        made, lr = rule, hyperparameters.get("lr")
+    groups = _groups(made, target, lr)
+    for group in groups:
+        group.setdefault("maximize", maximize)
+        group.setdefault("seed", seed)
+    return Optimizer(groups, nonfinite=nonfinite, accumulate=accumulate, precision=precision)
+
+
+def _groups(
+    rule: Transform | Policy,
+    target: nn.Module | Iterable[Any],
+    lr: float | Schedule | Tensor | None,
+) -> list[dict[str, Any]]:
+    if isinstance(rule, Policy):
+        listed = target if isinstance(target, nn.Module) else list(target)
+        return [{**group, "rule": scaled(group["rule"], None)} for group in rule.assign(listed)]
+    whole = scaled(rule, lr)
+    params: list[Any] = (
+        list(target.named_parameters())
+        if isinstance(target, nn.Module)
+        else [target]
+        if isinstance(target, Tensor)
+        else list(target)
+    )
+    if params and isinstance(params[0], dict):
+        return [{**cast("dict[str, Any]", group), "rule": whole} for group in params]
+    return [{"params": params, "rule": whole}]
+
+
+def scaled(transform: Transform, lr: float | Schedule | Tensor | None) -> Transform:
+    """The rule with the step size at its end, if it has none; an `lr` of its own moves there."""
+    if transform.scaled:
+        if lr is not None:
+            raise InputError(f"{transform.name} has a step size of its own; give the lr there")
+        return transform
+    rate = transform.hyperparameters.get("lr", 1e-3) if lr is None else lr
+    others = {name: v for name, v in transform.hyperparameters.items() if name != "lr"}
+    # The factory's signature says float; a schedule or a tensor stands for one.
+    step_size = scale_by_learning_rate(cast("float", rate))
+    closed = chain(replace(transform, hyperparameters=others), step_size)
+    return replace(closed, name=transform.name, origin=transform.origin)

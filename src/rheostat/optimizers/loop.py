@@ -1,0 +1,324 @@
+"""The one step loop: a `torch.optim.Optimizer` that runs any Transform.
+
+Hyperparameters live in `param_groups` as plain numbers, state in the declared buffers, keyed by
+name, made when the optimizer is made. Whatever accepts a torch optimizer accepts this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.transform import Buffer, Hyper, Transform
+from rheostat.optimizers import stages
+from rheostat.optimizers.guard import NonFinite, inspect_gradients
+from rheostat.optimizers.items import Held, Options, make_items, numbers_of, write_back
+from rheostat.optimizers.scheduled import at_step, check_owners, has_schedule
+from rheostat.optimizers.state import LABELS, SHARED, check_state_dict
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one `step()` did.
+
+    `step` is the number of updates applied so far; `reason` says why this one was not.
+    `grad_norm` is the global norm of the gradients as they came, None where nothing looked
+    (`nonfinite="propagate"`).
+    """
+
+    applied: bool
+    step: int
+    reason: str | None = None
+    grad_norm: float | None = None
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Runs a Transform over parameters: ``param ← param − update``.
+
+    `rheostat.optimizer` makes one; this is what it takes once the names are resolved.
+
+    Args:
+        groups: param groups as torch.optim takes them, each with its Transform under "rule". A
+            group may override any hyperparameter of its rule, and has three keys besides:
+            `lr_factor` (multiplies the learning rate that the rule sees, whoever schedules it),
+            `maximize`, and `seed` (of the noise that a rule draws).
+        nonfinite: what a NaN or infinite gradient does. "skip" leaves everything as it was and
+            says so in `last_step`; "raise" names the parameter; "propagate" does not look.
+        accumulate: gradients of so many steps are averaged, in a buffer of ours, for one update.
+        precision: how half-precision parameters are kept: "plain", as they are; "master", beside a
+            float32 copy; "stochastic", rounded up or down at random so that small updates count.
+
+    Raises:
+        InputError: an unknown hyperparameter in a group, a parameter in two groups.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        nonfinite: NonFinite = "skip",
+        accumulate: int = 1,
+        precision: Literal["plain", "master", "stochastic"] = "plain",
+    ) -> None:
+        if nonfinite not in ("skip", "raise", "propagate"):
+            raise InputError(f"nonfinite={nonfinite!r}: should be 'skip', 'raise' or 'propagate'")
+        if precision not in ("plain", "master", "stochastic"):
+            raise InputError(
+                f"precision={precision!r}: should be 'plain', 'master' or 'stochastic'"
+            )
+        if accumulate < 1:
+            raise InputError(f"accumulate={accumulate}: should be at least 1")
+        self.options = Options(nonfinite, accumulate, precision)
+        self.last_step: StepResult | None = None
+        self._rules: list[Transform] = []
+        self._schedules: list[dict[str, Any]] = []
+        listed = list(groups)
+        if not any(group["params"] for group in listed):
+            raise InputError("the optimizer got no parameters")
+        super().__init__(listed, {})
+        # torch's own schedulers look here for what they may schedule.
+        self.defaults = {
+            name: at_step(value, 0)
+            for rule in self._rules
+            for name, value in rule.hyperparameters.items()
+        }
+
+    # -- groups and state -----------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, now or in mid-training; its state is made at once.
+
+        Without a "rule" of its own it gets that of the last group.
+
+        Raises:
+            InputError: a key that is neither a hyperparameter of the rule nor a label.
+        """
+        given = dict(param_group)
+        rule = given.pop("rule", None) or self._rules[-1]
+        known = {**SHARED, **rule.hyperparameters, **rule.scalars}
+        for key in given:
+            if key not in known and key not in LABELS:
+                raise InputError(
+                    f"param group {len(self.param_groups)}: unknown hyperparameter {key!r}; "
+                    f"{nearest(key, rule.hyperparameters)}"
+                )
+        updates = int(self.param_groups[0]["updates"]) if self.param_groups else 0
+        start = sum(len(group["params"]) for group in self.param_groups)
+        given["params"] = _named(given["params"], start)
+        super().add_param_group({**known, **given, "updates": updates})
+        group = self.param_groups[-1]
+        for key in set(self.defaults) - set(known):
+            del group[key]  # another rule's, which torch's method put there
+        schedules = {key: value for key, value in group.items() if has_schedule(value)}
+        self._rules.append(rule)
+        self._schedules.append(schedules)
+        for key, value in schedules.items():
+            group[key] = at_step(value, updates)
+        for param in group["params"]:
+            if param.requires_grad:
+                self._state_of(param, len(self._rules) - 1)
+
+    def rule(self, group: int) -> Transform:
+        """The rule of a param group."""
+        return self._rules[group]
+
+    def scheduled(self, group: int) -> Mapping[str, Any]:
+        """The hyperparameters of a group that a schedule owns, and their schedules."""
+        return self._schedules[group]
+
+    def buffers_of(self, param: Tensor, group: int) -> Mapping[str, Buffer]:
+        """The buffers that a parameter of this group has: those of its rule, and the loop's own."""
+        return {**self._rules[group].buffers, **self.options.buffers(param)}
+
+    def _state_of(self, param: Tensor, group: int) -> dict[str, Tensor]:
+        """The parameter's state, made if it has none yet (it was frozen until now)."""
+        state = cast("dict[str, Tensor]", self.state[param])
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            for name, buffer in self.buffers_of(param, group).items():
+                state[name] = buffer.make(param)
+        return state
+
+    # -- the step -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update of every parameter that has a gradient; returns the closure's loss.
+
+        What happened is in `last_step`.
+
+        Raises:
+            InputError: a scheduled hyperparameter was overwritten, a sparse or complex gradient
+                that the rule cannot take, a rule that needs a closure and got none, evaluation
+                mode.
+            RheostatError: a non-finite gradient under ``nonfinite="raise"``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_ready()
+        held = [
+            Held(index, name, param, self._state_of(param, index))
+            for index, group in enumerate(self.param_groups)
+            for name, param in zip(group["param_names"], group["params"], strict=True)
+            if param.grad is not None
+        ]
+        gradients = [(one.name, cast("Tensor", one.param.grad)) for one in held]
+        norm, reason = inspect_gradients(gradients, self.options.nonfinite)
+        if reason is None:
+            reason = self._update(held, closure)
+        updates = int(self.param_groups[0]["updates"])
+        self.last_step = StepResult(reason is None, updates, reason, norm)
+        return loss
+
+    def _update(self, held: Sequence[Held], closure: Callable[[], Any] | None) -> str | None:
+        """Apply an update, or say why it is not time for one yet."""
+        if self.options.accumulate > 1:
+            phase = int(self.param_groups[0]["phase"]) + 1
+            for one in held:
+                assert one.param.grad is not None
+                one.state["accumulated"].add_(one.param.grad, alpha=1 / self.options.accumulate)
+            for group in self.param_groups:
+                group["phase"] = phase % self.options.accumulate
+            if phase < self.options.accumulate:
+                return f"accumulating, {phase} of {self.options.accumulate}"
+        items = make_items(self.param_groups, self._rules, held, self.options)
+        stages.run(items, closure and self._evaluator(closure, held, items))
+        write_back(items, held, self.options)
+        for group, schedules in zip(self.param_groups, self._schedules, strict=True):
+            group["updates"] += 1
+            for key, value in schedules.items():
+                group[key] = at_step(value, group["updates"])
+        return None
+
+    def _check_ready(self) -> None:
+        for index, (group, schedules) in enumerate(
+            zip(self.param_groups, self._schedules, strict=True)
+        ):
+            if group["evaluating"]:
+                raise InputError("the parameters show their evaluation view; call train() first")
+            check_owners(index, group, schedules)
+
+    def _evaluator(
+        self,
+        closure: Callable[[], Any],
+        held: Sequence[Held],
+        items: Sequence[stages.Item],
+    ) -> Callable[[Sequence[Tensor]], tuple[float, list[Tensor]]]:
+        """What gives rules the gradient elsewhere; the parameters are put back to the bit."""
+
+        def evaluate(moves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+            params = [one.param for one in held]
+            before = [param.clone() for param in params]
+            gradients = [cast("Tensor", param.grad) for param in params]
+            for param, displacement in zip(params, moves, strict=True):
+                param.add_(displacement)
+            for param in params:
+                param.grad = None
+            with torch.enable_grad():
+                loss = closure()
+            # A parameter that the closure leaves out has no slope there.
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+            for param, old, gradient in zip(params, before, gradients, strict=True):
+                param.copy_(old)
+                param.grad = gradient
+            signs = [-1 if item.group["maximize"] else 1 for item in items]
+            return float(loss), [
+                sign * new.to(item.param.dtype)
+                for sign, new, item in zip(signs, found, items, strict=True)
+            ]
+
+        return evaluate
+
+    # -- views ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Show the weights to evaluate with, where the rule has others than those it trains
+        (averages, schedule-free). Idempotent; a rule without such a view leaves them alone."""
+        for index, group in enumerate(self.param_groups):
+            views = [piece.view for piece in self._rules[index].pieces if piece.view is not None]
+            if group["evaluating"] or not views:
+                continue
+            group["evaluating"] = True
+            numbers = numbers_of(group, self._rules[index])
+            for param in group["params"]:
+                if state := cast("dict[str, Tensor]", self.state.get(param, {})):
+                    hyper = Hyper(**numbers, step=state["step"].item())
+                    state["parked"] = param.clone()
+                    param.copy_(views[0](param, state, hyper))
+
+    @torch.no_grad()
+    def train(self, mode: bool = True) -> None:
+        """Put back the weights that are trained, to the bit. Idempotent; train(False) is `eval`."""
+        if not mode:
+            self.eval()
+            return
+        for group in self.param_groups:
+            if group["evaluating"]:
+                group["evaluating"] = False
+                for param in group["params"]:
+                    parked = self.state.get(param, {}).pop("parked", None)
+                    if parked is not None:
+                        param.copy_(parked)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """``with opt.averaged():`` evaluates with the averaged weights and puts the others back."""
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train()
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Load a state dict of the same rules over the same parameters.
+
+        Parameters are matched by name where both sides have names, and every buffer keeps its own
+        dtype. Nothing is changed unless everything fits.
+
+        Raises:
+            InputError: names, shapes, buffers or hyperparameters that differ (all of them listed),
+                or a scheduled hyperparameter that was saved under another schedule.
+        """
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        plan = check_state_dict(state_dict, self.param_groups, self.buffers_of)
+        for index, (_, saved) in enumerate(plan.groups):
+            check_owners(index, saved, self._schedules[index], saved=True)
+        for group, saved in plan.groups:
+            group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
+        for index, param, saved in plan.state:
+            state = self._state_of(param, index)
+            state.pop("parked", None)
+            for key, value in saved.items():
+                device = state["step"].device if key == "step" else param.device
+                state[key] = value.detach().to(device, copy=True)
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy.deepcopy` and pickling: torch's three, and ours."""
+        ours = ("options", "last_step", "_rules", "_schedules")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in ours}}
+
+
+def _named(params: Any, start: int) -> list[tuple[str, Tensor]]:
+    """(name, parameter) pairs; parameters that came without names are numbered from `start`."""
+    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    return [
+        cast("tuple[str, Tensor]", item)
+        if isinstance(item, tuple)
+        else (f"param.{start + i}", item)
+        for i, item in enumerate(listed)
+    ]

@@ -1,0 +1,152 @@
+"""Policies: which rule serves which parameter. Ordered, total, exclusive; nothing in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.roles import ROLES, roles
+from rheostat.core.schedule import Origin
+from rheostat.core.transform import Transform, chain
+
+
+@dataclass(frozen=True)
+class Match:
+    """One line of a policy: the parameters it claims, and their rule.
+
+    A parameter matches where its role is among `role`, its name fits one of the shell patterns in
+    `name`, and its number of dimensions is at least `min_dim`; what is not given claims all.
+    An `optional` line may claim nothing.
+    `overrides` are hyperparameters of the group, such as ``{"weight_decay": 0.0}``.
+    """
+
+    rule: Transform
+    role: tuple[str, ...] = ()
+    name: tuple[str, ...] = ()
+    min_dim: int = 0
+    optional: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def claims(self, name: str, param: Tensor, role: str) -> bool:
+        """Whether this line is for the parameter."""
+        return (
+            (not self.role or role in self.role)
+            and (not self.name or any(fnmatchcase(name, pattern) for pattern in self.name))
+            and param.ndim >= self.min_dim
+        )
+
+    @property
+    def description(self) -> str:
+        """The line in words, for errors."""
+        wanted = {"role": self.role, "name": self.name, "min_dim": self.min_dim}
+        said = ", ".join(f"{key}={value!r}" for key, value in wanted.items() if value)
+        return f"{self.rule.name} for {said or 'the rest'}"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Several rules in one optimizer: for each parameter, the first line that claims it."""
+
+    lines: tuple[Match, ...]
+    name: str = "policy"
+    origin: Origin | None = field(default=None, compare=False)
+
+    def stamped(self, component: str, arguments: Mapping[str, Any], numbers: set[str]) -> Policy:
+        """This policy, marked with the component that made it."""
+        del numbers  # its rules have hyperparameters, not the policy
+        return replace(self, name=component.partition("@")[0], origin=Origin(component, arguments))
+
+    def after(self, *transforms: Transform) -> Policy:
+        """The policy with these transforms before the rule of every line.
+
+        They are the same objects in every line, so what they measure (a global norm) is summed
+        over all parameters together.
+        """
+        return replace(
+            self,
+            lines=tuple(replace(line, rule=chain(*transforms, line.rule)) for line in self.lines),
+        )
+
+    def assign(self, model: nn.Module | Sequence[Any]) -> list[dict[str, Any]]:
+        """Parameter groups, one a line, each with its rule under "rule".
+
+        Without a module there are no roles but what the shape says: matrix, vector or scalar.
+
+        Raises:
+            InputError: a parameter that no line claims, a line that claims none (both by name), a
+                role that does not exist.
+        """
+        for line in self.lines:
+            for role in line.role:
+                if role not in ROLES:
+                    raise InputError(f"policy: unknown role {role!r}; {nearest(role, ROLES)}")
+        groups: list[dict[str, Any]] = [
+            {"params": [], **line.overrides, "rule": line.rule} for line in self.lines
+        ]
+        for name, param, role in _described(model):
+            index = next(
+                (i for i, line in enumerate(self.lines) if line.claims(name, param, role)), None
+            )
+            if index is None:
+                raise InputError(
+                    f"policy: no line claims {name} (role {role}, shape {tuple(param.shape)}); end "
+                    "with a line that claims the rest"
+                )
+            groups[index]["params"].append((name, param))
+        for line, group in zip(self.lines, groups, strict=True):
+            if not group["params"] and not line.optional:
+                raise InputError(
+                    f"policy: the line {line.description} claims no parameter; remove it, or mark "
+                    "it optional=True"
+                )
+        return [group for group in groups if group["params"]]
+
+
+def match(
+    rule: Transform,
+    *,
+    role: str | Sequence[str] = (),
+    name: str | Sequence[str] = (),
+    min_dim: int = 0,
+    optional: bool = False,
+    **overrides: Any,
+) -> Match:
+    """A line of a policy; see `Match`. Other keyword arguments are the group's hyperparameters."""
+    return Match(
+        rule,
+        (role,) if isinstance(role, str) else tuple(role),
+        (name,) if isinstance(name, str) else tuple(name),
+        min_dim,
+        optional,
+        overrides,
+    )
+
+
+def policy(*lines: Match) -> Policy:
+    """Rules for different parameters in one optimizer: ordered, first match wins, total.
+
+    Raises InputError where there is no line.
+    """
+    if not lines:
+        raise InputError("policy() needs at least one line: policy(match(rule, role='matrix'), …)")
+    return Policy(tuple(lines))
+
+
+def _described(model: nn.Module | Sequence[Any]) -> list[tuple[str, Tensor, str]]:
+    if isinstance(model, nn.Module):
+        known = roles(model)
+        return [(name, param, known[name]) for name, param in model.named_parameters()]
+    described: list[tuple[str, Tensor, str]] = []
+    for i, item in enumerate(model):
+        if isinstance(item, dict):
+            raise InputError("policy: give a module or parameters; the policy makes the groups")
+        pair = item if type(item) is tuple else (f"param.{i}", item)
+        name, param = cast("tuple[str, Tensor]", pair)
+        kind = "matrix" if param.ndim >= 2 else "vector" if param.ndim == 1 else "scalar"
+        described.append((name, param, kind))
+    return described

@@ -1,0 +1,113 @@
+"""What a saved state must satisfy before any of it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rheostat.core.errors import InputError
+from rheostat.core.transform import Buffer
+
+LABELS = (
+    *("params", "param_names", "name"),
+    *("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"),
+)
+"""Group keys that are not hyperparameters: a label for people, and what torch and its schedulers
+write there."""
+
+SHARED: Mapping[str, Any] = {
+    "lr_factor": 1.0,
+    "maximize": False,
+    "seed": 0,
+    "updates": 0,
+    "phase": 0,
+    "evaluating": False,
+}
+"""Group keys that every rule has: the loop's own, with their starting values."""
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Which saved group goes to which group, and which saved state to which parameter."""
+
+    groups: list[tuple[dict[str, Any], dict[str, Any]]]
+    state: list[tuple[int, Tensor, dict[str, Tensor]]]
+
+
+def check_state_dict(
+    saved: Mapping[str, Any],
+    groups: list[dict[str, Any]],
+    buffers_of: Callable[[Tensor, int], Mapping[str, Buffer]],
+) -> LoadPlan:
+    """Match a state dict to groups by parameter name, and list everything that does not fit.
+
+    Raises:
+        InputError: with every difference in names, shapes, buffers and hyperparameters.
+    """
+    saved_groups = saved["param_groups"]
+    if len(saved_groups) != len(groups):
+        raise InputError(
+            f"the saved state has {len(saved_groups)} param groups, this optimizer {len(groups)}"
+        )
+    problems: list[str] = []
+    plan = LoadPlan([], [])
+    for index, (theirs, mine) in enumerate(zip(saved_groups, groups, strict=True)):
+        problems += _group_problems(index, theirs, mine)
+        plan.groups.append((mine, theirs))
+        names = theirs.get("param_names", mine["param_names"])
+        if len(names) != len(theirs["params"]):
+            problems.append(
+                f"group {index} names {len(names)} of its {len(theirs['params'])} parameters"
+            )
+            continue
+        position = dict(zip(names, theirs["params"], strict=True))
+        for name, param in zip(mine["param_names"], mine["params"], strict=True):
+            if name not in position:
+                continue
+            entry = saved["state"].get(position[name], {})
+            wanted = dict(buffers_of(param, index))
+            if theirs.get("evaluating"):
+                wanted["parked"] = Buffer()
+            problems += _entry_problems(name, param, entry, wanted)
+            if entry:
+                plan.state.append((index, param, entry))
+    if problems:
+        raise InputError("the saved state does not fit this optimizer: " + "; ".join(problems))
+    return plan
+
+
+def _group_problems(index: int, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    problems: list[str] = []
+    saved_names = set(theirs.get("param_names", mine["param_names"]))
+    names = set(mine["param_names"])
+    if missing := sorted(names - saved_names):
+        problems.append(f"group {index} has no saved state for {', '.join(missing)}")
+    if extra := sorted(saved_names - names):
+        problems.append(f"group {index} was saved with {', '.join(extra)}, which is not here")
+    wanted, found = set(mine) - set(LABELS), set(theirs) - set(LABELS)
+    if missing := sorted(wanted - found):
+        problems.append(f"group {index} was saved without {', '.join(missing)}")
+    if extra := sorted(found - wanted):
+        problems.append(f"group {index} was saved with {', '.join(extra)}, which this rule has not")
+    return problems
+
+
+def _entry_problems(
+    name: str, param: Tensor, entry: Mapping[str, Any], buffers: Mapping[str, Buffer]
+) -> list[str]:
+    if not entry:
+        return [f"no state was saved for {name}"] if param.requires_grad else []
+    wanted = {"step", *buffers}
+    if set(entry) != wanted:
+        return [f"{name} was saved with buffers {sorted(entry)}, this rule has {sorted(wanted)}"]
+    problems: list[str] = []
+    for key, buffer in buffers.items():
+        shape = buffer.shape(param)
+        if tuple(entry[key].shape) != shape:
+            problems.append(
+                f"{name}.{key} was saved with shape {tuple(entry[key].shape)}, here it has {shape}"
+            )
+    return problems

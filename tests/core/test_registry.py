@@ -1,0 +1,108 @@
+"""The registry: found without importing, unique, checked against the signature."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rheostat.core.errors import InputError
+from rheostat.core.hyper import NonNegative
+from rheostat.core.registry import component, components, register
+from rheostat.core.transform import Transform
+
+
+def test_listing_imports_neither_torch_nor_the_components() -> None:
+    code = (
+        "import sys; from rheostat.core.registry import components; found = components();"
+        "assert {c.name for c in found} >= {'adamw', 'sgd', 'cosine', 'digits_mlp'};"
+        "assert 'torch' not in sys.modules, 'listing imported torch';"
+        "assert 'rheostat.optimizers.adamw' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_means_its_newest_version() -> None:
+    @register("transform", "test_newest", version=1)
+    def first() -> Transform:
+        return Transform(lambda u, s, p, h: u)
+
+    @register("transform", "test_newest", version=2)
+    def second() -> Transform:
+        return Transform(lambda u, s, p, h: -u)
+
+    assert component("test_newest").version == 2
+    assert component("test_newest@1").version == 1
+    assert first() is not second()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("optimizer", "adamw", "registered already"),
+        ("schedule", "adamw", "registered already"),
+        ("optimiser", "thing", "did you mean 'optimizer'"),
+        ("optimizer", "Thing", "lower-case"),
+    ],
+)
+def test_bad_registrations_are_refused(kind: str, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+
+        @register(kind, name)
+        def factory() -> Transform:  # pyright: ignore[reportUnusedFunction]
+            return Transform(lambda u, s, p, h: u)
+
+
+def test_names_are_unique_across_kinds() -> None:
+    with pytest.raises(InputError, match="belongs to a component of kind optimizer"):
+
+        @register("schedule", "adamw", version=7)
+        def factory() -> Transform:  # pyright: ignore[reportUnusedFunction]
+            return Transform(lambda u, s, p, h: u)
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'adamw'"):
+        component("adamww", "optimizer")
+    with pytest.raises(InputError, match="there is adamw@1"):
+        component("adamw@9")
+    with pytest.raises(InputError, match="is of kind schedule, not optimizer"):
+        component("cosine", "optimizer")
+    with pytest.raises(InputError, match="unknown kind 'optimizr'; did you mean 'optimizer'"):
+        components("optimizr")
+
+
+def test_arguments_are_checked_before_the_body_runs() -> None:
+    ran: list[float] = []
+
+    @register("transform", "test_checked")
+    def factory(rate: NonNegative = 1.0, nesterov: bool = False) -> Transform:
+        ran.append(rate)
+        return Transform(lambda u, s, p, h: u)
+
+    for bad, message in [
+        ({"rate": -1.0}, "greater than or equal to 0"),
+        ({"rate": float("inf")}, "finite"),
+        ({"rate": True}, "should be a number"),
+        ({"rate": "0.1"}, "not text"),
+        ({"raet": 1.0}, "did you mean 'rate'"),
+        ({"nesterov": 3}, "boolean|bool"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            factory(**bad)  # type: ignore[arg-type]
+    assert ran == []
+    made = factory(2)
+    assert ran == [2.0]
+    assert made.origin is not None
+    assert made.origin.component == "test_checked@1"
+    assert dict(made.hyperparameters) == {"rate": 2.0}
+
+
+def test_a_parameter_without_annotation_is_refused() -> None:
+    @register("transform", "test_bare")
+    def factory(rate=1.0) -> Transform:  # type: ignore[no-untyped-def]
+        return Transform(lambda u, s, p, h: u)
+
+    with pytest.raises(InputError, match="'rate' has no annotation"):
+        factory()

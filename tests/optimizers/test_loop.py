@@ -1,0 +1,341 @@
+"""The one loop: the contract of torch.optim, and what ours adds to it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheostat as rs
+from rheostat.core.errors import InputError, RheostatError
+from rheostat.core.transform import Hyper, State
+from rheostat.optimizers.loop import Optimizer
+
+
+def _param(*values: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values))
+
+
+def _step(optimizer: Optimizer, param: nn.Parameter, *gradient: float) -> rs.StepResult:
+    param.grad = torch.tensor(gradient)
+    optimizer.step()
+    assert optimizer.last_step is not None
+    return optimizer.last_step
+
+
+def test_state_exists_from_construction_keyed_by_name() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = rs.optimizer("adamw", model)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["param_names"] == ["weight", "bias"]
+    assert set(saved["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert saved["state"][0]["exp_avg"].shape == (2, 3)
+
+
+def test_a_fresh_step_with_zero_gradients_and_lr_changes_nothing() -> None:
+    param = _param(1.0, -0.0, 3e38)
+    for rule in ("sgd", "adamw"):
+        optimizer = rs.optimizer(rule, [param], lr=0.0)
+        before = param.detach().clone()
+        _step(optimizer, param, 0.0, 0.0, 0.0)
+        assert torch.equal(param.view(torch.int32), before.view(torch.int32))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_non_finite_gradients(bad: float) -> None:
+    param = _param(1.0, 2.0)
+    skip = rs.optimizer("adamw", [("w", param)], lr=rs.schedules.cosine(0.1, steps=9))
+    result = _step(skip, param, bad, 1.0)
+    assert (result.applied, result.step) == (False, 0)
+    assert result.reason == "non-finite gradient in w"
+    assert param.tolist() == [1.0, 2.0]
+    assert skip.state[param]["step"] == 0
+    assert skip.param_groups[0]["lr"] == 0.1, "a skipped update does not advance the schedule"
+
+    strict = rs.optimizer("adamw", [("w", param)], nonfinite="raise")
+    with pytest.raises(RheostatError, match="gradient of w is not finite"):
+        _step(strict, param, bad, 1.0)
+    assert param.tolist() == [1.0, 2.0]
+
+    careless = rs.optimizer("sgd", [param], nonfinite="propagate")
+    assert _step(careless, param, bad, 1.0).applied
+    assert not param.isfinite().all()
+
+
+def test_huge_finite_gradients_are_not_mistaken_for_infinite_ones() -> None:
+    param = _param(1.0, 2.0)
+    result = _step(rs.optimizer("sgd", [param], lr=1e-38), param, 3e38, 3e38)
+    assert result.applied
+    assert result.grad_norm == math.inf or result.grad_norm > 3e38
+
+
+def test_gradients_are_never_written() -> None:
+    param = _param(1.0, 2.0)
+    for rule in ("sgd", "adamw"):
+        optimizer = rs.optimizer(rule, [param], weight_decay=0.1)
+        _step(optimizer, param, 0.5, -0.25)
+        assert param.grad is not None
+        assert param.grad.tolist() == [0.5, -0.25]
+
+
+def test_schedules_count_applied_updates() -> None:
+    param = _param(1.0)
+    schedule = rs.schedules.cosine(1.0, steps=4)
+    optimizer = rs.optimizer("sgd", [param], lr=schedule)
+    used: list[float] = []
+    for k in range(6):
+        assert optimizer.param_groups[0]["lr"] == schedule(k)
+        before = param.item()
+        _step(optimizer, param, 1.0)
+        used.append(before - param.item())
+    assert used == pytest.approx([schedule(k) for k in range(6)], abs=1e-6)
+
+
+def test_any_hyperparameter_takes_a_schedule_also_inside_a_tuple() -> None:
+    param = _param(1.0)
+    rising = rs.schedules.constant(0.5, warmup=4)
+    optimizer = rs.optimizer("adamw", [param], betas=(rising, 0.99), weight_decay=rising)
+    _step(optimizer, param, 1.0)
+    assert optimizer.param_groups[0]["betas"] == (rising(1), 0.99)
+    assert optimizer.param_groups[0]["weight_decay"] == rising(1)
+
+
+def test_overwriting_a_scheduled_hyperparameter_names_its_owner() -> None:
+    param = _param(1.0)
+    optimizer = rs.optimizer("sgd", [param], lr=rs.schedules.cosine(0.1, steps=9))
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["lr"]  # frameworks do this
+    _step(optimizer, param, 1.0)
+    optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(InputError, match="lr of param group 0 belongs to its schedule"):
+        _step(optimizer, param, 1.0)
+
+
+def test_groups_override_and_misspelt_keys_are_refused() -> None:
+    a, b = _param(1.0), _param(1.0)
+    optimizer = rs.optimizer("sgd", [{"params": [a], "lr": 0.5}, {"params": [b]}], lr=0.1)
+    a.grad, b.grad = torch.ones(1), torch.ones(1)
+    optimizer.step()
+    assert (a.item(), b.item()) == pytest.approx((0.5, 0.9))
+    with pytest.raises(InputError, match="'weight_decya'; did you mean 'weight_decay'"):
+        rs.optimizer("sgd", [{"params": [a], "weight_decya": 0.1}])
+    with pytest.raises(InputError, match="unknown argument 'momentumm'; did you mean 'momentum'"):
+        rs.optimizer("sgd", [a], momentumm=0.9)
+    with pytest.raises(InputError, match="no parameters"):
+        rs.optimizer("sgd", [])
+
+
+def test_loading_matches_by_name_not_by_position() -> None:
+    first = nn.ParameterDict({"a": _param(1.0), "b": _param(2.0)})
+    saved_by = rs.optimizer("adamw", first)
+    first["a"].grad, first["b"].grad = torch.ones(1), 3 * torch.ones(1)
+    saved_by.step()
+    saved = saved_by.state_dict()
+    swapped = [("b", _param(2.0)), ("a", _param(1.0))]
+    loaded = rs.optimizer("adamw", swapped)
+    loaded.load_state_dict(saved)
+    for name, param in swapped:
+        assert torch.equal(loaded.state[param]["exp_avg"], saved_by.state[first[name]]["exp_avg"])
+
+
+def test_a_state_that_does_not_fit_changes_nothing_and_lists_every_difference() -> None:
+    saved = rs.optimizer("adamw", [("a", _param(1.0)), ("b", _param(1.0, 2.0))]).state_dict()
+    a, c = _param(1.0, 5.0), _param(3.0)
+    optimizer = rs.optimizer("adamw", [("a", a), ("c", c)], lr=0.25)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(InputError) as caught:
+        optimizer.load_state_dict(saved)
+    for part in ("no saved state for c", "saved with b", "a.exp_avg was saved with shape (1,)"):
+        assert part in str(caught.value)
+    assert str(optimizer.state_dict()) == str(before)
+
+    with pytest.raises(InputError, match="was saved"):
+        rs.optimizer("sgd", [("a", a), ("c", c)], momentum=0.9).load_state_dict(before)
+
+
+def test_state_keeps_its_own_dtype_when_loaded() -> None:
+    half = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = rs.optimizer("adamw", [half])
+    half.grad = torch.full_like(half, 0.1)
+    optimizer.step()
+    assert optimizer.state[half]["exp_avg"].dtype == torch.float32
+    again = rs.optimizer("adamw", [half])
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state[half]["exp_avg"].dtype == torch.float32
+    assert torch.equal(again.state[half]["exp_avg_sq"], optimizer.state[half]["exp_avg_sq"])
+
+
+def test_state_dict_loads_with_weights_only() -> None:
+    optimizer = rs.optimizer("adamw", nn.Linear(2, 2), lr=rs.schedules.cosine(0.1, steps=5))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    optimizer.load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_a_schedule_is_resumed_by_its_count_and_never_swapped_in_silence() -> None:
+    param = _param(1.0)
+    schedule = rs.schedules.cosine(0.1, steps=9)
+    optimizer = rs.optimizer("sgd", [param], lr=schedule)
+    for _ in range(3):
+        _step(optimizer, param, 1.0)
+    resumed = rs.optimizer("sgd", [param], lr=schedule)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.param_groups[0]["lr"] == schedule(3)
+    other = rs.optimizer("sgd", [param], lr=rs.schedules.cosine(0.2, steps=9))
+    with pytest.raises(InputError, match="lr was saved as"):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    param = _param(1.0)
+    optimizer = rs.optimizer("adamw", [param], lr=rs.schedules.cosine(0.1, steps=9))
+    _step(optimizer, param, 1.0)
+    twin = copy.deepcopy(optimizer)
+    (copied,) = twin.param_groups[0]["params"]
+    _step(optimizer, param, 1.0)
+    _step(twin, copied, 1.0)
+    assert torch.equal(param, copied)
+    assert twin.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_closure_returns_its_loss_and_hooks_run() -> None:
+    param = _param(2.0)
+    optimizer = rs.optimizer("sgd", [param], lr=0.1)
+    seen: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("post"))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4.0
+    assert param.item() == pytest.approx(1.6)
+    assert seen == ["pre", "post"]
+
+
+def test_frozen_parameters_get_their_state_when_they_are_unfrozen() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.requires_grad_(False)
+    optimizer = rs.optimizer("adamw", model)
+    assert model.weight not in optimizer.state
+    optimizer.load_state_dict(optimizer.state_dict())
+    model.weight.requires_grad_(True)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[model.weight]["step"] == 1
+
+
+def test_a_group_added_in_mid_training_joins_the_count() -> None:
+    a, b = _param(1.0), _param(1.0)
+    schedule = rs.schedules.cosine(0.1, steps=9)
+    optimizer = rs.optimizer("sgd", [a], lr=schedule)
+    for _ in range(3):
+        _step(optimizer, a, 1.0)
+    optimizer.add_param_group({"params": [b]})
+    assert optimizer.param_groups[1]["lr"] == schedule(3)
+    assert optimizer.param_groups[1]["param_names"] == ["param.1"]
+    b.grad = torch.ones(1)
+    optimizer.step()
+    assert b.item() == pytest.approx(1 - schedule(3))
+
+
+def test_torch_schedulers_and_grad_scaler_work_unchanged() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = rs.optimizer("sgd", model, lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
+    scaler = torch.amp.GradScaler("cpu")
+    lrs: list[Any] = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(1, 2)).square().sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        lrs.append(optimizer.param_groups[0]["lr"])
+    assert lrs == sorted(lrs) or max(lrs) == 1.0
+    assert optimizer.param_groups[0]["momentum"] < 0.95
+
+
+def test_a_chain_takes_the_learning_rate_at_its_end() -> None:
+    param, twin = _param(1.0, -2.0), _param(1.0, -2.0)
+    pieces = rs.chain(rs.transforms.scale_by_adam(b2=0.95), rs.transforms.add_decayed_weights(0.1))
+    chained = rs.optimizer(pieces, [param], lr=0.01)
+    named = rs.optimizer("adamw", [twin], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    for gradient in ((0.5, 1.0), (-0.1, 2.0)):
+        _step(chained, param, *gradient)
+        _step(named, twin, *gradient)
+    assert torch.equal(param, twin)
+    with pytest.raises(InputError, match="declares the hyperparameter 'weight_decay'"):
+        rs.chain(rs.transforms.add_decayed_weights(0.1), rs.transforms.add_decayed_weights(0.2))
+
+
+def test_a_measure_is_summed_over_parameters_in_the_order_of_their_names() -> None:
+    order: list[float] = []
+
+    def measure(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> dict[str, Tensor]:
+        order.append(param.item())
+        return {"sum": u.sum()}
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u / hyper.measured["sum"]
+
+    rule = rs.chain(
+        rs.Transform(lambda u, s, p, h: 2 * u), rs.Transform(update, measure=measure, name="share")
+    )
+    b, a = _param(10.0), _param(20.0)
+    optimizer = rs.optimizer(rule, [("b", b), ("a", a)], lr=1.0)
+    b.grad, a.grad = torch.ones(1), 3 * torch.ones(1)
+    optimizer.step()
+    assert order == [20.0, 10.0]
+    assert (b.item(), a.item()) == pytest.approx((9.75, 19.25))
+
+
+def test_a_rule_in_one_piece_declares_its_hyperparameters_by_its_signature() -> None:
+    @rs.register("optimizer", "test_one_piece")
+    def one_piece(
+        lr: rs.core.hyper.NonNegative = 0.1, beta: rs.core.hyper.Fraction = 0.5
+    ) -> rs.Transform:
+        """Signs of a running mean."""
+
+        def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+            return state["mean"].lerp_(u, 1 - hyper.beta).sign()
+
+        return rs.Transform(update, buffers={"mean": rs.Buffer()})
+
+    param = _param(1.0)
+    optimizer = rs.optimizer("test_one_piece", [param], lr=0.25)
+    assert {k: optimizer.param_groups[0][k] for k in ("lr", "beta")} == {"lr": 0.25, "beta": 0.5}
+    _step(optimizer, param, 5.0)
+    assert param.item() == 0.75
+    del one_piece
+
+
+def test_an_unscaled_chain_keeps_the_lr_of_its_signature() -> None:
+    @rs.register("optimizer", "test_unscaled_chain")
+    def unscaled(
+        lr: rs.core.hyper.NonNegative = 0.1, b: rs.core.hyper.NonNegative = 0.0
+    ) -> rs.Transform:
+        return rs.chain(rs.transforms.add_decayed_weights(b))
+
+    param = _param(1.0)
+    optimizer = rs.optimizer("test_unscaled_chain", [param], lr=0.25)
+    _step(optimizer, param, 2.0)
+    assert param.item() == 0.5
+    del unscaled
+
+
+def test_sparse_gradients_are_refused_by_name() -> None:
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = rs.optimizer("adamw", embedding)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(InputError, match="weight has a sparse gradient"):
+        optimizer.step()
