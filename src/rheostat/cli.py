@@ -6,13 +6,17 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from rheostat.core.errors import InputError, RheostatError
+
+if TYPE_CHECKING:
+    from rheostat.record.store import Store
 
 app = typer.Typer(
     name="rheostat",
@@ -180,7 +184,7 @@ def study_list(store: StoreOption = None, as_json: Json = False) -> None:
         typer.echo("no studies yet; `rheostat study run FILE` makes one")
 
 
-def _report(store: Any, study: str, as_json: bool, output: Path | None) -> None:
+def _report(store: Store, study: str, as_json: bool, output: Path | None) -> None:
     from rich.console import Console
 
     from rheostat.lab.results import load_results
@@ -191,7 +195,10 @@ def _report(store: Any, study: str, as_json: bool, output: Path | None) -> None:
     path = output or store.study_directory(study) / "report.html"
     write_study(results, path)
     if as_json:
-        _print_json(results.to_json())
+        verdict = results.verdict and asdict(results.verdict)
+        gaps = [f"{arm}, seed {seed}" for arm, seed in results.missing]
+        found = {"study": study, "plan_hash": results.plan_hash, "verdict": verdict}
+        _print_json({**found, "missing": gaps, "problems": results.problems, "report": str(path)})
     else:
         print_study(results, Console())
         typer.echo(f"report: {path}")

@@ -138,3 +138,10 @@ def test_bad_arguments_are_refused_in_one_line(make: object, message: str) -> No
     with pytest.raises((InputError, AttributeError), match=message) as caught:
         make()  # type: ignore[operator]
     assert "\n" not in str(caught.value)
+
+
+def test_absurd_periods_and_multipliers_end_in_one_line_or_in_time() -> None:
+    with pytest.raises(InputError, match="more than 100000 cycles"):
+        rs.schedules.cosine_restarts(0.1, steps=10**15, period=1)
+    wild = rs.schedules.cosine_restarts(0.1, steps=100, period=3, multiplier=1e308)
+    assert wild.restarts == (3,)

@@ -29,12 +29,17 @@ class MachineError(RheostatError, OSError):
     exit_code = 3
 
 
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that a misspelt name most likely means; None where none is near."""
+    close = difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """The tail of an error about an unknown name: the nearest real one, or all of them."""
     known = sorted(set(candidates))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    if meant := closest(name, known):
+        return f"did you mean {meant!r}?"
     if not known:
         return "there is none to choose from"
     shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")

@@ -6,7 +6,7 @@ of numbers) can be scheduled and live in `param_groups`; flags, counts and names
 fixed when the component is made.
 """
 
-from __future__ import annotations  # pyright: ignore[reportAssignmentType]
+from __future__ import annotations
 
 import inspect
 import operator
@@ -32,8 +32,9 @@ Fraction = Annotated[float, at.Ge(0), at.Lt(1)]
 """A coefficient of a running average, or a momentum: in [0, 1)."""
 UnitInterval = Annotated[float, at.Ge(0), at.Le(1)]
 Betas = tuple[Fraction, Fraction]
-Count = Annotated[int, at.Ge(1)]
-Steps = Annotated[int, at.Ge(0)]
+Count = Annotated[int, at.Ge(1), at.Le(2**53)]
+"""A whole number that a float64 holds exactly, as schedules compute in."""
+Steps = Annotated[int, at.Ge(0), at.Le(2**53)]
 
 REQUIRED = inspect.Parameter.empty
 """The default of an argument that has none."""
@@ -168,11 +169,6 @@ def arguments_of(factory: Callable[..., object]) -> Mapping[str, Argument]:
                 f"{where}: parameter {name!r} has no annotation; its type is its schema"
             )
     return {name: Argument(name, hints[name], p.default) for name, p in parameters.items()}
-
-
-def annotations(factory: Callable[..., object]) -> dict[str, Any]:
-    """Parameter name -> annotation, `Annotated` kept. Raises InputError for a bare parameter."""
-    return {name: argument.annotation for name, argument in arguments_of(factory).items()}
 
 
 def is_number(annotation: Any) -> bool:

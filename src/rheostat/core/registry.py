@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 from rheostat.core.errors import InputError, nearest
-from rheostat.core.hyper import annotations, check_arguments, is_number
+from rheostat.core.hyper import arguments_of, check_arguments
 
 SHELVES: Mapping[str, str] = {
     "optimizer": "rheostat.optimizers",
@@ -139,7 +139,7 @@ def register(
         @functools.wraps(factory)
         def make(*args: P.args, **kwargs: P.kwargs) -> R:
             if not numbers:
-                numbers.update(n for n, a in annotations(factory).items() if is_number(a))
+                numbers.update(n for n, a in arguments_of(factory).items() if a.number)
             if len(args) > len(signature.parameters):
                 raise InputError(f"{name}: takes at most {len(signature.parameters)} arguments")
             given = dict(zip(signature.parameters, args, strict=False))
@@ -226,7 +226,7 @@ def component(ref: str, kind: str | None = None) -> Component:
     if not versions:
         known = [c.name for c in components(kind)]
         raise InputError(f"no {kind or 'component'} is named {name!r}; {nearest(name, known)}")
-    if at and (not version.isdecimal() or int(version) not in versions):
+    if at and version not in map(str, versions):
         known = ", ".join(f"{name}@{v}" for v in sorted(versions))
         raise InputError(f"{ref!r} does not exist; there is {known}")
     found = versions[int(version) if at else max(versions)]

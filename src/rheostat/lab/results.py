@@ -158,7 +158,7 @@ def _judge(
         metric=metric["name"],
         goal=metric["goal"],
         margin=metric["margin"],
-        worst=metric["worst"],
+        worst=float(metric["worst"]),  # JSON has infinities as text
         alpha=plan["alpha"],
         unit=metric["unit"],
         hypothesis=plan["hypothesis"],

@@ -78,11 +78,12 @@ class _Study:
         known: tuple[str, ...],
         optional: str = "",
     ) -> None:
-        for key in given:
-            if key not in known:
-                self._reader.unknown((*path, key), known)
+        meant = {
+            self._reader.unknown((*path, key), known) for key in given if key not in known
+        }
         for key in known:
-            if key not in given and key != optional:
+            # A misspelt key has been told of; that the right one is missing is no second problem.
+            if key not in given and key != optional and key not in meant:
                 self._reader.report(path, f"{key!r} is missing")
 
     def _value(self, argument: Argument) -> Any:

@@ -159,7 +159,8 @@ class Run:
         batch: Any,
     ) -> None:
         values = before
-        values["loss"] = math.nan if loss is None else float(loss)
+        number = loss.item() if isinstance(loss, Tensor) else loss
+        values["loss"] = math.nan if number is None else float(number)
         values["grad_norm"] = math.nan if result.grad_norm is None else result.grad_norm
         values["momentum_norm"] = total_norm(
             [

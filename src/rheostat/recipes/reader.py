@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rheostat.core.errors import InputError, nearest
+from rheostat.core.errors import InputError, closest, nearest
 from rheostat.core.hyper import Argument, Count, arguments_of
 from rheostat.core.registry import Component, component, components
 from rheostat.core.schedule import Schedule
@@ -77,13 +77,10 @@ class Reader:
             self.report(path, f"{what}; known are: {known}")
             return None
         try:
-            named = component(ref, kind)
+            return component(ref, kind)
         except InputError as error:
             self.report(path, str(error))
             return None
-        if ref not in (named.name, named.ref):
-            self.report(path, f"{quoted(ref)} should be written {named.ref}")
-        return named
 
     def arguments(
         self,
@@ -105,21 +102,27 @@ class Reader:
             for name, argument in known.items()
             if not argument.required
         }
+        present = set(absent)
         for name, value in given.items():
             if name in own:
                 continue
             if name in known:
                 values[name] = read(known[name], (*path, name), value)
+                present.add(name)
             else:
-                self.unknown((*path, name), [*own, *known], f"unknown key for {of.ref}")
+                meant = self.unknown((*path, name), [*own, *known], f"unknown key for {of.ref}")
+                present.add(meant or name)
         for name, argument in known.items():
-            if argument.required and name not in given and name not in absent:
+            if argument.required and name not in present:
                 self.report(path, f"{name!r} is missing, which {of.ref} needs")
         return {name: values[name] for name in known if name in values}
 
-    def unknown(self, path: KeyPath, known: Collection[str], message: str = "unknown key") -> None:
-        """Note that the key at a path is none of the known ones."""
+    def unknown(
+        self, path: KeyPath, known: Collection[str], message: str = "unknown key"
+    ) -> str | None:
+        """Note that the key at a path is none of the known ones; return the one it may mean."""
         self.report(path, f"{message}; {nearest(str(path[-1]), known)}", key=True)
+        return closest(str(path[-1]), known)
 
     def scheduled(self, argument: Argument, path: KeyPath, value: Any) -> Any:
         """A value that may be a schedule, or a list in which each number may be one."""

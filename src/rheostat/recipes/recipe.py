@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rheostat.optimizers.loop import Optimizer
 
 NonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
-"""What a NaN or infinite gradient does; see `rheostat.optimizers.loop.Optimizer`."""
+"""What a NaN or infinite gradient does; see `rheostat.optimizers.guard`."""
 
 NONFINITE = Argument("nonfinite", NonFinite, "skip")
 OWN_KEYS = ("optimizer", NONFINITE.name, STEPS.name)

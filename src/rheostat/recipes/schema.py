@@ -79,7 +79,11 @@ def study_schema() -> Schema:
             "propertyNames": {"pattern": f"^{ARM_NAME}$"},
             "additionalProperties": part,
         },
-        "baseline": {"description": "the arm to compare the others with", "type": "string"},
+        "baseline": {
+            "description": "the arm to compare the others with",
+            "type": "string",
+            "pattern": f"^{ARM_NAME}$",
+        },
         "seeds": {"description": "how many (0, 1, …), or which", "oneOf": _seeds()},
         "steps": _described(STEPS),
         "metric": {

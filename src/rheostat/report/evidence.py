@@ -87,6 +87,10 @@ def _shared(fingerprints: Iterable[str]) -> Html:
 def _environment(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Each fact with its values; where runs differ, each value with the number of its runs."""
     found: dict[str, Counter[str]] = {}
+    if not any(run.record.header.get("facts", {}).get("git") for run in runs):
+        found["git commit"] = Counter(
+            {"not recorded: the runs were made outside a repository": len(runs)}
+        )
     for run in runs:
         for key, value in _facts(run.record.header):
             found.setdefault(key, Counter())[value] += 1

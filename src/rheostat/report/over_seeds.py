@@ -26,10 +26,9 @@ def final_metric(verdict: Verdict, look: Look, *, failures: bool = True) -> Figu
     traces = [_links(verdict, failures)]
     for place, arm in enumerate(verdict.arms):
         style = look[arm.name]
-        scores = [score for score in arm.scores if failures or not score.failed]
-        traces.append(_points(place, scores, style))
+        traces.append(_points(place, arm.scores, style, failures))
         if failures:
-            traces.append(_mean(arm.name, place + 0.2, arm.mean, arm.interval, style))
+            traces.append(_mean(arm.name, place + 0.3, arm.mean, arm.interval, style))
     plan = layout("", words.metric(verdict))
     plan.update(showlegend=False, hovermode="closest")
     names_on(plan["xaxis"], [arm.name for arm in verdict.arms])
@@ -92,21 +91,26 @@ def _failed(pair: Pair) -> bool:
     return pair[0].failed or pair[1].failed
 
 
+def _spread(count: int, width: float = 0.3) -> list[float]:
+    """Offsets of so many points about their place, so that equal values stay apart."""
+    return [width * ((index + 0.5) / count - 0.5) for index in range(count)]
+
+
 def _links(verdict: Verdict, failures: bool) -> Json:
     """One line per seed through its scores, broken where a run is left out."""
-    places: list[int | None] = []
+    places: list[float] = []
     values: list[float] = []
-    for row in range(len(verdict.seeds)):
+    for row, offset in enumerate(_spread(len(verdict.seeds))):
         for place, arm in enumerate(verdict.arms):
             score = arm.scores[row]
-            places.append(place)
+            places.append(place + offset)
             values.append(score.value if failures or not score.failed else math.nan)
-        places.append(None)
+        places.append(math.nan)
         values.append(math.nan)
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": places,
+        "x": numbers(places),
         "y": numbers(values),
         "line": {"color": LINK, "width": 1},
         "hoverinfo": "skip",
@@ -114,16 +118,21 @@ def _links(verdict: Verdict, failures: bool) -> Json:
     }
 
 
-def _points(place: int, scores: Sequence[Score], style: Style) -> Json:
+def _points(place: int, scores: Sequence[Score], style: Style, failures: bool) -> Json:
+    shown_scores = [
+        (place + offset, score)
+        for offset, score in zip(_spread(len(scores)), scores, strict=True)
+        if failures or not score.failed
+    ]
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": [place] * len(scores),
-        "y": numbers(score.value for score in scores),
-        "text": [_told(score) for score in scores],
+        "x": numbers(x for x, _ in shown_scores),
+        "y": numbers(score.value for _, score in shown_scores),
+        "text": [_told(score) for _, score in shown_scores],
         "marker": {
             "color": style.colour,
-            "symbol": [CROSS if score.failed else style.symbol for score in scores],
+            "symbol": [CROSS if score.failed else style.symbol for _, score in shown_scores],
             "size": 9,
         },
         "hovertemplate": "%{text}<extra></extra>",
@@ -136,13 +145,11 @@ def _told(score: Score) -> str:
 
 
 def _pair_points(place: int, row: Comparison, pairs: Sequence[Pair], style: Style) -> Json:
-    # Spread over a third of the row, so that equal differences stay apart.
-    step = 0.34 / max(1, len(pairs) - 1)
     return {
         "type": "scatter",
         "mode": "markers",
         "x": numbers(arm.value - base.value for arm, base in pairs),
-        "y": numbers(place - 0.3 + step * index for index in range(len(pairs))),
+        "y": numbers(place - 0.15 + offset for offset in _spread(len(pairs), 0.5)),
         "text": [
             shown(f"{row.arm}, seed {arm.seed}: {arm.value - base.value:+.6g}")
             + (" (a run of this pair failed)" if _failed((arm, base)) else "")

@@ -99,6 +99,7 @@ def _over_steps(results: Results, y: str) -> Json:
     """A layout over the planned steps, so that figures below one another line up."""
     found = layout("step", y)
     found["xaxis"]["range"] = [0, results.plan["steps"]]
+    found["xaxis"]["unifiedhovertitle"] = {"text": "step %{x}"}
     return found
 
 
@@ -108,7 +109,7 @@ def _curve_caption(length: int, axis: str, broken: int, *, colours_above: bool) 
     notes = [f"{points}; line: mean over seeds; band: lowest to highest seed; {kind} axis"]
     if broken:
         runs = "one diverged run is" if broken == 1 else f"{broken} diverged runs are"
-        notes.append(f"{runs} drawn apart, dotted, with a cross at the end")
+        notes.append(f"{runs} drawn apart, dotted, to a cross at its end or beyond the axis")
     if colours_above:
         notes.append("colours as above")
     return "; ".join(notes) + "."
@@ -135,7 +136,7 @@ def _lr_line(run: Run, style: Style, width: float) -> Json:
         "x": steps[kept].tolist(),
         "y": numbers(lr[kept]),
         "line": {**_line(style), "width": width, "simplify": False},
-        "hovertemplate": "%{y:.4g}",
+        "hovertemplate": "%{y:.4~g}",
     }
 
 
@@ -202,7 +203,7 @@ def _mean_line(found: Band, style: Style, arm: str) -> Json:
         "y": numbers(found.mean),
         "text": [f"{low:.3g} to {high:.3g}" for low, high in ends],
         "line": {**_line(style), "width": 2},
-        "hovertemplate": "%{y:.4g} (%{text})",
+        "hovertemplate": "%{y:.4~g} (%{text})",
     }
 
 
@@ -220,7 +221,7 @@ def _diverged(run: Run, style: Style, name: str, length: int) -> Json:
         "y": numbers(values[kept]),
         "line": {"color": style.colour, "dash": "dot", "width": 1.5},
         "marker": {"symbol": "x", "size": [0] * last + [9], "color": style.colour},
-        "hovertemplate": "%{y:.4g}",
+        "hovertemplate": "%{y:.4~g}",
     }
 
 
@@ -235,9 +236,9 @@ def _axis(limits: Iterable[Floats], *, room_above: bool) -> Json:
     axis: Json = {"type": "linear"}
     if low > 0:
         low, high = math.log10(low), math.log10(high)
-        axis = {"type": "log"}
-        if 0.7 < high - low < 3:
-            axis |= {"dtick": "D2", "tickformat": "~g"}  # ticks at 1, 2 and 5, written out
+        axis = {"type": "log", "tickformat": "~g"}
+        if high - low > 0.7:  # ticks at powers of ten, with 2 and 5 between where there is room
+            axis["dtick"] = "D2" if high - low < 3 else 1
     if room_above:
         pad = 0.05 * (high - low) or 0.1
         axis["range"] = [low - pad, high + 4 * pad]

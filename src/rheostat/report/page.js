@@ -15,6 +15,8 @@
       linecolor: colour("--rule"),
       zerolinecolor: colour("--rule"),
       tickcolor: colour("--rule"),
+      spikecolor: colour("--soft"),
+      spikethickness: 1,
       title: { font: { size: 13 } },
     };
     return {

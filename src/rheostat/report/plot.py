@@ -68,7 +68,7 @@ def layout(x: str, y: str) -> Json:
     """A layout with these axis titles, the legend above, and one hover label for all arms."""
     return {
         "xaxis": {"title": {"text": shown(x)}, "automargin": True},
-        "yaxis": {"title": {"text": shown(y)}, "automargin": True},
+        "yaxis": {"title": {"text": shown(y), "standoff": 10}, "automargin": True},
         "hovermode": "x unified",
         "hoverlabel": {"namelength": -1},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},

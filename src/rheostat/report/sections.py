@@ -149,7 +149,7 @@ def rule(results: Results) -> Html:
     unit = f" {metric['unit']}" if metric["unit"] else ""
     numbers = (
         f"In this study alpha is {results.plan['alpha']:g}, the margin {metric['margin']:g}{unit} "
-        f"and the worst value of the plan {metric['worst']:g}{unit}; "
+        f"and the worst value of the plan {float(metric['worst']):g}{unit}; "
         f"{metric['name']} is to {metric['goal']}."
     )
     return _part("The rule", paragraph(RULE), paragraph(numbers))

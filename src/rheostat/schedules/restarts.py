@@ -15,6 +15,8 @@ from rheostat.core.schedule import Schedule
 from rheostat.schedules.annealing import half_cosine
 
 Array = NDArray[np.float64]
+MOST_CYCLES = 100_000
+"""More restarts than this are a mistyped period, and would only fill the memory."""
 
 
 @register("schedule", "cosine_restarts")
@@ -43,8 +45,13 @@ def cosine_restarts(
     starts = [0]
     length = float(period)
     while starts[-1] + round(length) < steps:
+        if len(starts) > MOST_CYCLES:
+            raise InputError(
+                f"cosine_restarts: period={period} gives more than {MOST_CYCLES} cycles in {steps} "
+                "steps; a longer period or a larger multiplier is needed"
+            )
         starts.append(starts[-1] + round(length))
-        length *= multiplier
+        length = min(length * multiplier, float(steps))
     edges = np.array([*starts, starts[-1] + round(length)], dtype=np.float64)
 
     def curve(k: Array) -> Array:
