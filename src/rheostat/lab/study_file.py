@@ -78,9 +78,7 @@ class _Study:
         known: tuple[str, ...],
         optional: str = "",
     ) -> None:
-        meant = {
-            self._reader.unknown((*path, key), known) for key in given if key not in known
-        }
+        meant = {self._reader.unknown((*path, key), known) for key in given if key not in known}
         for key in known:
             # A misspelt key has been told of; that the right one is missing is no second problem.
             if key not in given and key != optional and key not in meant:
