@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from rheostat.core.transform import Hyper as Hyper
     from rheostat.core.transform import Transform as Transform
     from rheostat.core.transform import chain as chain
+    from rheostat.core.transform import named as named
     from rheostat.optimizers.build import optimizer as optimizer
+    from rheostat.optimizers.layerwise import layerwise_groups as layerwise_groups
     from rheostat.optimizers.loop import StepResult as StepResult
+    from rheostat.optimizers.policy import match as match
+    from rheostat.optimizers.policy import policy as policy
     from rheostat.recipes.attach import attach as attach
     from rheostat.recipes.recipe import Recipe as Recipe
 
@@ -43,15 +47,17 @@ _DOORS = {
     "chain": "rheostat.core.transform",
     "component": "rheostat.core.registry",
     "components": "rheostat.core.registry",
+    "layerwise_groups": "rheostat.optimizers.layerwise",
+    "match": "rheostat.optimizers.policy",
+    "named": "rheostat.core.transform",
     "optimizer": "rheostat.optimizers.build",
+    "policy": "rheostat.optimizers.policy",
     "register": "rheostat.core.registry",
     "schedules": "rheostat.schedules",
     "transforms": "rheostat.transforms",
 }
 
-__all__ = [  # noqa: PLE0604  (the names are those of _DOORS)
-    *_DOORS
-]
+__all__ = [*_DOORS]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0.dev0"
 
 

@@ -87,6 +87,29 @@ def show(
         typer.echo(f"  {parameter.name} = {'(required)' if needed else parameter.default!r}")
 
 
+@app.command(epilog="Example: rheostat check lion")
+def check(
+    name: Annotated[str, typer.Argument(help="an optimizer, with or without @VERSION")],
+    as_json: Json = False,
+) -> None:
+    """Examine an optimizer against the contract, clause by clause."""
+    from rheostat.conformance.check import check as examine_all
+
+    findings = examine_all(name)
+    broken = [finding for finding in findings if finding.outcome == "broken"]
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"holds": "ok", "broken": "BROKEN", "not applicable": "n/a"}
+        for finding in findings:
+            typer.echo(f"{marks[finding.outcome]:<7} {finding.sentence}")
+            if finding.found:
+                typer.echo(f"        {finding.found}")
+        typer.echo(f"{len(findings)} clauses, {len(broken)} broken")
+    if broken:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: rheostat validate recipe.yaml")
 def validate(
     file: Annotated[Path, typer.Argument(help="a recipe or a study file")],

@@ -333,6 +333,105 @@ def test_an_unscaled_chain_keeps_the_lr_of_its_signature() -> None:
     del unscaled
 
 
+def test_scalars_are_of_the_whole_optimizer() -> None:
+    """Prodigy's d holds for every group, also one whose gradients come late or that is added."""
+    early, late, added = _param(1.0, 2.0), _param(3.0, 4.0), _param(5.0)
+    groups = [{"params": [("b", early)]}, {"params": [("a", late)]}]
+    optimizer = rs.optimizer("prodigy", groups)
+    for _ in range(20):
+        early.grad = early.detach() - 10
+        optimizer.step()
+    found = [group["d"] for group in optimizer.param_groups]
+    assert found[0] == found[1] > 1e-5
+    optimizer.add_param_group({"params": [("c", added)]})
+    assert optimizer.param_groups[2]["d"] == found[0]
+    late.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.param_groups[0]["d"] >= found[0]
+
+
+def test_weights_loaded_after_construction_are_where_a_rule_starts() -> None:
+    for rule in ("schedule_free_sgd", "prodigy", "madgrad"):
+        model = nn.Linear(3, 2)
+        optimizer = rs.optimizer(rule, model)
+        loaded = {name: torch.full_like(p, 0.5) for name, p in model.named_parameters()}
+        model.load_state_dict(loaded)
+        for param in model.parameters():
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+        for name, param in model.named_parameters():
+            assert torch.equal(param, loaded[name]), rule
+
+
+def test_stochastic_rounding_is_right_on_average_and_replays() -> None:
+    start = torch.ones(20_000, dtype=torch.bfloat16)
+    runs: list[Tensor] = []
+    for _ in range(2):
+        param = nn.Parameter(start.clone())
+        optimizer = rs.optimizer("sgd", [param], lr=1e-3, precision="stochastic")
+        param.grad = torch.full_like(param, 0.5)
+        optimizer.step()
+        runs.append(param.detach())
+    assert torch.equal(runs[0], runs[1])
+    assert set(runs[0].float().unique().tolist()) == {1.0, 1.0 - 2**-8}
+    # 5e-4 of a gap of 2^-8: the mean is right to a few standard errors.
+    assert runs[0].float().mean().item() == pytest.approx(1 - 5e-4, abs=5e-5)
+    plain = nn.Parameter(start.clone())
+    plain.grad = torch.full_like(plain, 0.5)
+    rs.optimizer("sgd", [plain], lr=1e-3).step()
+    assert torch.equal(plain, start), "rounded to nearest, the update is lost"
+
+
+def test_masters_keep_what_half_precision_loses() -> None:
+    param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = rs.optimizer("sgd", [param], lr=1e-3, precision="master")
+    for _ in range(10):
+        param.grad = torch.full_like(param, 0.5)
+        optimizer.step()
+    assert optimizer.state[param]["master"].tolist() == pytest.approx([0.995] * 3, abs=1e-6)
+    assert torch.equal(param, optimizer.state[param]["master"].bfloat16())
+
+
+def test_accumulation_averages_in_a_buffer_of_its_own() -> None:
+    param, whole = _param(1.0, 2.0), _param(1.0, 2.0)
+    schedule = rs.schedules.cosine(0.1, steps=4)
+    optimizer = rs.optimizer("adamw", [param], lr=schedule, accumulate=2)
+    plain = rs.optimizer("adamw", [whole], lr=schedule)
+    for k in range(3):
+        first = _step(optimizer, param, 1.0 + k, -2.0)
+        assert (first.applied, first.reason) == (False, "accumulating, 1 of 2")
+        assert _step(optimizer, param, 3.0, 4.0).applied
+        _step(plain, whole, 2.0 + k / 2, 1.0)
+    assert torch.equal(param, whole)
+    assert optimizer.param_groups[0]["updates"] == 3
+    # In the middle of an accumulation, a resume goes on where it was.
+    _step(optimizer, param, 1.0, 1.0)
+    twin = nn.Parameter(param.detach().clone())
+    other = rs.optimizer("adamw", [twin], lr=schedule, accumulate=2)
+    other.load_state_dict(optimizer.state_dict())
+    _step(optimizer, param, 5.0, 5.0)
+    _step(other, twin, 5.0, 5.0)
+    assert torch.equal(param, twin)
+
+
+def test_hessian_samples_are_exact_where_they_must_be() -> None:
+    """On a diagonal quadratic Hutchinson's sample is the diagonal, whatever the signs."""
+    param = _param(1.0, 2.0, 3.0)
+    curvature = torch.tensor([2.0, 5.0, 0.5])
+    optimizer = rs.optimizer("sophia", [("w", param)], betas=(0.9, 0.0))
+    optimizer.observe(lambda: 0.5 * (curvature * param.square()).sum())
+    assert torch.allclose(optimizer.state[param]["hessian"], curvature)
+    optimizer.observe(lambda: 0.5 * (curvature * param.square()).sum(), "gnb", batch_size=4)
+    expected = 4 * (curvature * param.detach()).square()
+    assert torch.allclose(optimizer.state[param]["hessian"], expected)
+    assert param.grad is None
+    assert optimizer.state[param]["step"] == 0
+    with pytest.raises(InputError, match="no rule of this optimizer uses"):
+        rs.optimizer("sgd", [param]).observe(param.sum)
+    with pytest.raises(InputError, match="should be 'hutchinson' or 'gnb'"):
+        optimizer.observe(param.sum, "newton")  # type: ignore[arg-type]
+
+
 def test_sparse_gradients_are_refused_by_name() -> None:
     embedding = nn.Embedding(4, 2, sparse=True)
     optimizer = rs.optimizer("adamw", embedding)

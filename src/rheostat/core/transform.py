@@ -80,13 +80,21 @@ class Buffer:
     dtype: torch.dtype | None = None
     shape: Shape = _same_shape
 
+    @property
+    def like_parameter(self) -> bool:
+        """Whether it is shaped like the parameter."""
+        return self.shape is _same_shape
+
     def make(self, param: Tensor) -> Tensor:
         """A new buffer for `param`, on its device."""
         half = param.dtype in (torch.float16, torch.bfloat16)
         dtype = self.dtype or (torch.float32 if half else param.dtype)
         if self.fill == "param":
             return param.detach().to(dtype, copy=True)
-        if self.shape is _same_shape:
+        if param.is_complex() and self.dtype is None:
+            # Rules see pairs of reals, each of which starts at the same value.
+            return torch.full_like(param, complex(self.fill, self.fill), requires_grad=False)
+        if self.like_parameter:
             return torch.full_like(param, self.fill, dtype=dtype, requires_grad=False)
         return torch.full(self.shape(param), self.fill, dtype=dtype, device=param.device)
 

@@ -13,6 +13,7 @@ from rheostat.core.registry import component
 from rheostat.core.schedule import Schedule
 from rheostat.core.transform import Transform, chain
 from rheostat.optimizers.guard import NonFinite
+from rheostat.optimizers.kernels import Mode
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.policy import Policy
 from rheostat.transforms.scaling import scale_by_learning_rate
@@ -25,6 +26,7 @@ def optimizer(
     nonfinite: NonFinite = "skip",
     accumulate: int = 1,
     precision: Literal["plain", "master", "stochastic"] = "plain",
+    mode: Mode = "auto",
     maximize: bool = False,
     seed: int = 0,
     **hyperparameters: Any,
@@ -34,7 +36,7 @@ def optimizer(
     Args:
         rule: a registered name (`"adamw"`, `"adamw@1"`), a Transform made by `chain`, or a Policy.
         target: a module (its parameters are then known by name), or what torch.optim takes.
-        nonfinite, accumulate, precision: how the loop treats every rule alike; see `Optimizer`.
+        nonfinite, accumulate, precision, mode: how the loop treats every rule; see `Optimizer`.
         maximize: go up the gradient.
         seed: of the noise that a rule draws.
         **hyperparameters: of the named rule; for a Transform only `lr`. Any number may be a
@@ -59,7 +61,9 @@ def optimizer(
     for group in groups:
         group.setdefault("maximize", maximize)
         group.setdefault("seed", seed)
-    return Optimizer(groups, nonfinite=nonfinite, accumulate=accumulate, precision=precision)
+    return Optimizer(
+        groups, nonfinite=nonfinite, accumulate=accumulate, precision=precision, mode=mode
+    )
 
 
 def _groups(

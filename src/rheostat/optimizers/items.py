@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.guard import NonFinite
-from rheostat.optimizers.stages import Item
+from rheostat.optimizers.kernels import Kernel
 
 HALF = (torch.float16, torch.bfloat16)
 _ACCUMULATED = {"accumulated": Buffer()}
@@ -43,6 +43,50 @@ class Held(NamedTuple):
     state: dict[str, Tensor]
 
 
+@dataclass(slots=True)
+class Item:
+    """One parameter's share of a step.
+
+    `param` is what the rule works on: the parameter, or a float32 stand-in for it. `update` is
+    the gradient at first, then what each piece makes of it; `group` receives new scalars, and
+    `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can;
+    `ready` says that the next piece has measured.
+    """
+
+    name: str
+    param: Tensor
+    update: Tensor
+    state: dict[str, Tensor]
+    rule: Transform
+    group: dict[str, Any]
+    numbers: dict[str, Any]
+    kernel: Kernel | None = None
+    position: int = 0
+    ready: bool = False
+    _hyper: Hyper | None = field(default=None, repr=False)
+
+    @property
+    def step(self) -> float:
+        """How many updates this parameter has received, the present one included."""
+        return self.state["step"].item()
+
+    @property
+    def hyper(self) -> Hyper:
+        """What the pieces know beside the tensors; made when a piece first asks, because a kernel
+        never does."""
+        if self._hyper is None:
+            step = self.step
+            draw = noise(self.group["seed"], step, self.name)
+            self._hyper = Hyper(**self.numbers, step=step, gradient=self.update, noise=draw)
+        return self._hyper
+
+    @property
+    def next_piece(self) -> Transform | None:
+        """The piece that runs next; None where the rule is through."""
+        pieces = self.rule.pieces
+        return pieces[self.position] if self.position < len(pieces) else None
+
+
 def numbers_of(group: Mapping[str, Any], rule: Transform) -> dict[str, Any]:
     """The hyperparameters and scalars that a rule sees: plain numbers, lr times its factor."""
     values = {name: _number(group[name]) for name in (*rule.hyperparameters, *rule.scalars)}
@@ -54,6 +98,7 @@ def numbers_of(group: Mapping[str, Any], rule: Transform) -> dict[str, Any]:
 def make_items(
     groups: Sequence[dict[str, Any]],
     rules: Sequence[Transform],
+    kernels: Sequence[Kernel | None],
     held: Sequence[Held],
     options: Options,
 ) -> list[Item]:
@@ -64,22 +109,29 @@ def make_items(
     for one in held:
         _check_kind(one, rules[one.group], options)
     numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
+    if held:
+        # One call: a tensor's own addition costs a microsecond for each parameter.
+        torch._foreach_add_([one.state["step"] for one in held], 1)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     items: list[Item] = []
     for one in held:
-        group, rule = groups[one.group], rules[one.group]
-        one.state["step"] += 1
-        step = one.state["step"].item()
+        group = groups[one.group]
+        _refill(one, rules[one.group], options)
         gradient = _gradient(one, bool(group["maximize"]), options)
-        hyper = Hyper(
-            **numbers[one.group],
-            step=step,
-            gradient=gradient,
-            noise=noise(group["seed"], step, one.name),
-        )
         param, state = _working(one, options), one.state
         if param.is_complex():
             param, state = torch.view_as_real(param), _real(state)
-        items.append(Item(one.name, param, gradient, state, rule, hyper, group))
+        items.append(
+            Item(
+                one.name,
+                param,
+                gradient,
+                state,
+                rules[one.group],
+                group,
+                numbers[one.group],
+                kernels[one.group],
+            )
+        )
     return items
 
 
@@ -148,6 +200,16 @@ def _gradient(one: Held, maximize: bool, options: Options) -> Tensor:
     return -gradient if maximize else gradient
 
 
+def _refill(one: Held, rule: Transform, options: Options) -> None:
+    """Buffers that start as a copy of the parameter are copied at its first update: weights may
+    have been loaded since the optimizer was made."""
+    buffers = {**rule.buffers, **options.buffers(one.param)}
+    copies = [name for name, buffer in buffers.items() if buffer.fill == "param"]
+    if copies and one.state["step"].item() == 1:
+        for name in copies:
+            one.state[name].copy_(one.param)
+
+
 def _working(one: Held, options: Options) -> Tensor:
     """The parameter, or the float32 stand-in that the rule moves in its place."""
     if "master" in one.state:
@@ -171,8 +233,6 @@ def _rounded(item: Item, dtype: torch.dtype) -> Tensor:
     )
     gap = up.float() - down.float()
     share = torch.where(gap == 0, 0.0, (item.param - down.float()) / gap)
-    generator = _generator(
-        f"rounding {item.group['seed']} {item.hyper.step} {item.name}", down.device
-    )
+    generator = _generator(f"rounding {item.group['seed']} {item.step} {item.name}", down.device)
     draw = torch.rand(share.shape, generator=generator, device=share.device)
     return torch.where((draw < share) & up.isfinite(), up, down)

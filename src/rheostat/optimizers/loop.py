@@ -17,8 +17,10 @@ from torch import Tensor
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers import stages
+from rheostat.optimizers.curvature import curvature_samples
 from rheostat.optimizers.guard import NonFinite, inspect_gradients
 from rheostat.optimizers.items import Held, Options, make_items, numbers_of, write_back
+from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
 from rheostat.optimizers.scheduled import at_step, check_owners, has_schedule
 from rheostat.optimizers.state import LABELS, SHARED, check_state_dict
 
@@ -53,6 +55,9 @@ class Optimizer(torch.optim.Optimizer):
         accumulate: gradients of so many steps are averaged, in a buffer of ours, for one update.
         precision: how half-precision parameters are kept: "plain", as they are; "master", beside a
             float32 copy; "stochastic", rounded up or down at random so that small updates count.
+        mode: how rules run: "eager", piece by piece; "fused", by torch's fused kernel; "compiled",
+            by one kernel made for the rule; "auto" chooses by the rule and the sizes alone, so that
+            a resumed run chooses the same. The choice is in `param_groups`, under "mode".
 
     Raises:
         InputError: an unknown hyperparameter in a group, a parameter in two groups.
@@ -65,6 +70,7 @@ class Optimizer(torch.optim.Optimizer):
         nonfinite: NonFinite = "skip",
         accumulate: int = 1,
         precision: Literal["plain", "master", "stochastic"] = "plain",
+        mode: Mode = "auto",
     ) -> None:
         if nonfinite not in ("skip", "raise", "propagate"):
             raise InputError(f"nonfinite={nonfinite!r}: should be 'skip', 'raise' or 'propagate'")
@@ -78,6 +84,8 @@ class Optimizer(torch.optim.Optimizer):
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._schedules: list[dict[str, Any]] = []
+        self._kernels: list[Kernel | None] = []
+        self._mode: Mode = mode
         listed = list(groups)
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
@@ -111,6 +119,8 @@ class Optimizer(torch.optim.Optimizer):
         updates = int(self.param_groups[0]["updates"]) if self.param_groups else 0
         start = sum(len(group["params"]) for group in self.param_groups)
         given["params"] = _named(given["params"], start)
+        if not given["params"]:
+            given["param_names"] = []  # torch learns that a group has names from its first one
         super().add_param_group({**known, **given, "updates": updates})
         group = self.param_groups[-1]
         for key in set(self.defaults) - set(known):
@@ -118,11 +128,14 @@ class Optimizer(torch.optim.Optimizer):
         schedules = {key: value for key, value in group.items() if has_schedule(value)}
         self._rules.append(rule)
         self._schedules.append(schedules)
+        self._share_scalars(rule, self.param_groups[self._rules.index(rule)])
         for key, value in schedules.items():
             group[key] = at_step(value, updates)
         for param in group["params"]:
             if param.requires_grad:
                 self._state_of(param, len(self._rules) - 1)
+        group["mode"] = choose_mode(rule, group["params"], self._mode)
+        self._kernels.append(make_kernel(rule, group["mode"]))
 
     def rule(self, group: int) -> Transform:
         """The rule of a param group."""
@@ -189,14 +202,23 @@ class Optimizer(torch.optim.Optimizer):
                 group["phase"] = phase % self.options.accumulate
             if phase < self.options.accumulate:
                 return f"accumulating, {phase} of {self.options.accumulate}"
-        items = make_items(self.param_groups, self._rules, held, self.options)
+        items = make_items(self.param_groups, self._rules, self._kernels, held, self.options)
         stages.run(items, closure and self._evaluator(closure, held, items))
         write_back(items, held, self.options)
+        for item in items:
+            self._share_scalars(item.rule, item.group)
         for group, schedules in zip(self.param_groups, self._schedules, strict=True):
             group["updates"] += 1
             for key, value in schedules.items():
                 group[key] = at_step(value, group["updates"])
         return None
+
+    def _share_scalars(self, rule: Transform, source: Mapping[str, Any]) -> None:
+        """Scalars are of the whole optimizer: every group of the rule has them."""
+        if rule.scalars:
+            for group, other in zip(self.param_groups, self._rules, strict=True):
+                if other is rule:
+                    group.update({name: source[name] for name in rule.scalars})
 
     def _check_ready(self) -> None:
         for index, (group, schedules) in enumerate(
@@ -230,12 +252,53 @@ class Optimizer(torch.optim.Optimizer):
                 param.copy_(old)
                 param.grad = gradient
             signs = [-1 if item.group["maximize"] else 1 for item in items]
-            return float(loss), [
+            value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+            return (signs[0] if signs else 1) * value, [
                 sign * new.to(item.param.dtype)
                 for sign, new, item in zip(signs, found, items, strict=True)
             ]
 
         return evaluate
+
+    @torch.no_grad()
+    def observe(
+        self,
+        closure: Callable[[], Tensor],
+        estimator: Literal["hutchinson", "gnb"] = "hutchinson",
+        batch_size: int = 1,
+    ) -> None:
+        """Let second-order rules (Sophia) see a sample of the Hessian's diagonal; call it every k
+        steps, as their cards say.
+
+        "hutchinson": `closure` returns the loss, without a backward pass; the sample is
+        z ∘ (H z) with random signs z. "gnb" (Gauss–Newton–Bartlett): `closure` returns the mean
+        loss over `batch_size` examples whose labels were drawn from the model's own output; the
+        sample is batch_size · g ∘ g. No gradient, weight or step count is changed. Liu et al.
+        2023 (arXiv:2305.14342), Algorithms 1 and 2.
+
+        Raises:
+            InputError: an unknown estimator, no rule that observes, a loss without a graph.
+        """
+        if estimator not in ("hutchinson", "gnb"):
+            raise InputError(f"estimator={estimator!r}: should be 'hutchinson' or 'gnb'")
+        held = [
+            Held(index, name, param, self._state_of(param, index))
+            for index, group in enumerate(self.param_groups)
+            for name, param in zip(group["param_names"], group["params"], strict=True)
+            if param.requires_grad and any(p.observe for p in self._rules[index].pieces)
+        ]
+        if not held:
+            raise InputError("observe: no rule of this optimizer uses the Hessian's diagonal")
+        samples = curvature_samples(self.param_groups, held, closure, estimator, batch_size)
+        for one, sample in zip(held, samples, strict=True):
+            if sample is None:
+                continue
+            rule = self._rules[one.group]
+            numbers = numbers_of(self.param_groups[one.group], rule)
+            hyper = Hyper(**numbers, step=one.state["step"].item(), gradient=sample)
+            for piece in rule.pieces:
+                if piece.observe is not None:
+                    piece.observe(sample, one.state, one.param, hyper)
 
     # -- views ----------------------------------------------------------------------------------
 
@@ -253,7 +316,8 @@ class Optimizer(torch.optim.Optimizer):
                 if state := cast("dict[str, Tensor]", self.state.get(param, {})):
                     hyper = Hyper(**numbers, step=state["step"].item())
                     state["parked"] = param.clone()
-                    param.copy_(views[0](param, state, hyper))
+                    working = state["master"] if "master" in state else param
+                    param.copy_(views[0](working, state, hyper))
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
@@ -298,6 +362,8 @@ class Optimizer(torch.optim.Optimizer):
             check_owners(index, saved, self._schedules[index], saved=True)
         for group, saved in plan.groups:
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
+        for index, group in enumerate(self.param_groups):
+            self._kernels[index] = make_kernel(self._rules[index], group["mode"])
         for index, param, saved in plan.state:
             state = self._state_of(param, index)
             state.pop("parked", None)
@@ -309,7 +375,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and pickling: torch's three, and ours."""
-        ours = ("options", "last_step", "_rules", "_schedules")
+        ours = ("options", "last_step", "_rules", "_schedules", "_kernels", "_mode")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in ours}}
 
 

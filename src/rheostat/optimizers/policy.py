@@ -145,8 +145,8 @@ def _described(model: nn.Module | Sequence[Any]) -> list[tuple[str, Tensor, str]
     for i, item in enumerate(model):
         if isinstance(item, dict):
             raise InputError("policy: give a module or parameters; the policy makes the groups")
-        pair = item if type(item) is tuple else (f"param.{i}", item)
-        name, param = cast("tuple[str, Tensor]", pair)
+        is_pair = isinstance(item, tuple)
+        name, param = cast("tuple[str, Tensor]", item if is_pair else (f"param.{i}", item))
         kind = "matrix" if param.ndim >= 2 else "vector" if param.ndim == 1 else "scalar"
         described.append((name, param, kind))
     return described

@@ -7,38 +7,13 @@ held; only a piece that measures waits until every parameter has come as far as 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.transform import Evaluate, Hyper, Transform
-
-
-@dataclass
-class Item:
-    """One parameter's share of a step.
-
-    `param` is what the rule works on: the parameter, or a float32 stand-in for it. `update` is
-    the gradient at first, then what each piece makes of it. `group` receives new scalars.
-    """
-
-    name: str
-    param: Tensor
-    update: Tensor
-    state: dict[str, Tensor]
-    rule: Transform
-    hyper: Hyper
-    group: dict[str, Any]
-    position: int = field(default=0, init=False)
-
-    @property
-    def next_piece(self) -> Transform | None:
-        """The piece that runs next; None where the rule is through."""
-        pieces = self.rule.pieces
-        return pieces[self.position] if self.position < len(pieces) else None
+from rheostat.core.transform import Evaluate, Transform
+from rheostat.optimizers.items import Item
 
 
 def run(items: Sequence[Item], evaluate: Evaluate | None) -> None:
@@ -49,8 +24,7 @@ def run(items: Sequence[Item], evaluate: Evaluate | None) -> None:
     """
     _elsewhere(items, evaluate)
     in_order = sorted(items, key=lambda item: item.name)
-    for item in items:
-        _advance(item)
+    _advance_all(items)
     while waiting := [item for item in in_order if item.next_piece is not None]:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
         # they are measured over all the parameters of those rules together.
@@ -58,19 +32,43 @@ def run(items: Sequence[Item], evaluate: Evaluate | None) -> None:
         assert piece is not None
         measured = [item for item in waiting if item.next_piece is piece]
         _measure(piece, measured)
-        for item in measured:
-            _advance(item, measured=True)
+        _advance_all(measured)
 
 
-def _advance(item: Item, measured: bool = False) -> None:
+def _advance_all(items: Sequence[Item]) -> None:
+    """Run items as far as they go: those whose whole rule a kernel can run, all at once."""
+    left: list[Item] = []
+    ready: dict[int, list[Item]] = {}
+    for item in items:
+        waits = not item.ready and item.rule.pieces[0].measure is not None
+        if item.kernel is None or item.position > 0 or waits or not item.kernel.takes(item):
+            left.append(item)
+        else:
+            ready.setdefault(id(item.kernel), []).append(item)
+    for batch in ready.values():
+        kernel = batch[0].kernel
+        assert kernel is not None
+        kernel.run(batch)
+        for item in batch:
+            item.position = len(item.rule.pieces)
+            _afterwards(item)
+    for item in left:
+        _advance(item)
+
+
+def _advance(item: Item) -> None:
     """Run the item's pieces up to the next one that must measure first, or move the parameter."""
     while (piece := item.next_piece) is not None:
-        if piece.measure is not None and not measured:
+        if piece.measure is not None and not item.ready:
             return
         item.update = piece.update(item.update, item.state, item.param, item.hyper)
         item.position += 1
-        measured = False
+        item.ready = False
     move(item.param, item.update)
+    _afterwards(item)
+
+
+def _afterwards(item: Item) -> None:
     for piece in item.rule.pieces:
         if piece.after is not None:
             result = piece.after(item.param, item.state, item.hyper)
@@ -96,6 +94,7 @@ def _measure(piece: Transform, items: Sequence[Item]) -> None:
     scalars: Mapping[str, float] = piece.settle(sums, items[0].hyper) if piece.settle else {}
     for item in items:
         item.hyper.measured = sums
+        item.ready = True
         store(item, scalars)
 
 

@@ -25,6 +25,7 @@ SHARED: Mapping[str, Any] = {
     "updates": 0,
     "phase": 0,
     "evaluating": False,
+    "mode": "eager",
 }
 """Group keys that every rule has: the loop's own, with their starting values."""
 

@@ -119,12 +119,11 @@ def scale_by_radam(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: NonNegative = 
         mean, square = _moments(u, state, hyper)
         plain = mean / (1 - b1**t)
         correction = 1 - b2**t
-        # Tensors, because below the threshold these quotients and roots need not exist.
-        longest = torch.as_tensor(2 / (1 - b2) - 1, dtype=torch.float64)
+        longest = 2 / (1 - b2) - 1
         length = longest - 2 * t * b2**t / correction
-        share = (_f(length) / _f(longest) * correction).sqrt().to(u.dtype)
-        rectified = (plain * share).div_(square.sqrt().add_(hyper.eps))
-        return torch.where(length > 5, rectified, plain)
+        on = (length > 5) * 1.0  # arithmetic, as scalars may be tensors, which do not branch
+        share = on * (_f(length, on) / _f(longest, on) * correction) ** 0.5
+        return plain * (share / square.sqrt().add_(hyper.eps) + (1 - on))
 
     return Transform(
         update,
@@ -134,7 +133,8 @@ def scale_by_radam(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: NonNegative = 
     )
 
 
-def _f(length: Tensor) -> Tensor:
+def _f(length: float, on: float) -> float:
+    length = on * length + (1 - on) * 6  # somewhere harmless, where the result is not asked for
     return (length - 4) * (length - 2) / length
 
 

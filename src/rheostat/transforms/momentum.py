@@ -21,7 +21,7 @@ def trace(
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         buffer = state["momentum_buffer"]
-        weight = 1.0 if hyper.step == 1 else 1.0 - hyper.dampening
+        weight = 1.0 - hyper.dampening * (hyper.step > 1)
         buffer.mul_(hyper.momentum).add_(u, alpha=weight)
         # The buffer itself must not leave: what follows in the chain may not write into it,
         # but a caller could.

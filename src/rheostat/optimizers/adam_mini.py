@@ -1,0 +1,97 @@
+"""Adam-mini: Adam with one second moment a block."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rheostat.core.errors import InputError
+from rheostat.core.hyper import Betas, Fraction, NonNegative, Positive, Steps
+from rheostat.core.registry import register
+from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
+from rheostat.optimizers.policy import Policy, match, policy
+from rheostat.transforms.decay import add_decayed_weights
+from rheostat.transforms.scaling import scale_by_learning_rate
+
+
+@register("transform", "scale_by_adam_mini")
+def scale_by_adam_mini(
+    b1: Fraction = 0.9, b2: Fraction = 0.999, eps: Positive = 1e-8, head_dim: Steps = 0
+) -> Transform:
+    """Adam's direction with the mean of the squares over a block in place of each square.
+
+    A block is a row of a matrix, and any other parameter as a whole; with `head_dim`, so many
+    consecutive rows. Zhang et al. 2024 (arXiv:2406.16793), Algorithms 1–3.
+
+    Raises:
+        InputError: at the construction of the state, for a parameter whose rows are no multiple
+            of `head_dim`.
+    """
+
+    def blocks(param: Tensor) -> tuple[int, ...]:
+        if head_dim:
+            rows = param.shape[0] if param.ndim else 1
+            if rows % head_dim:
+                raise InputError(
+                    f"adam_mini: a parameter of shape {tuple(param.shape)} does not divide into "
+                    f"heads of head_dim={head_dim} rows"
+                )
+            return (rows // head_dim,)
+        return (param.shape[0],) if param.ndim == 2 else (1,)
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        b1, b2 = hyper.betas
+        square = state["exp_avg_sq"]
+        width = u.numel() // max(square.numel(), 1)
+        energy = u.square().reshape(square.numel(), width).sum(1) / max(width, 1)
+        square.lerp_(energy, 1 - b2)
+        denominator = (square.sqrt() / (1 - b2**hyper.step) ** 0.5).add_(hyper.eps)
+        mean = state["exp_avg"].lerp_(u, 1 - b1).reshape(square.numel(), width)
+        return (mean / denominator[:, None]).reshape(u.shape) / (1 - b1**hyper.step)
+
+    return Transform(
+        update,
+        buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer(shape=blocks)},
+        hyperparameters={"betas": (b1, b2), "eps": eps},
+    )
+
+
+@register("optimizer", "adam_mini")
+def adam_mini(
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    heads: tuple[str, ...] = (),
+    head_dim: Steps = 0,
+) -> Transform | Policy:
+    """Adam-mini: AdamW with one second moment for each block of weights that share a curvature.
+
+    w ← w − lr · (m̂ / (√v̂ + eps) + weight_decay · w), with v the running mean of the average of g²
+    over a block.
+
+    Variant: the paper's partition for transformers: a row of each matrix (an output neuron, a token
+    of an embedding or head), a whole head of queries and keys where `heads` names them, and every
+    other parameter (norms, biases, convolutions) as a whole.
+    Equals: pytorch_optimizer.AdamMini for parameters that are no matrices, and for named heads
+    (it has the paper's first partition, where other matrices are one block), to float32 rounding.
+    Source: Zhang et al. 2024 (arXiv:2406.16793), Algorithms 1 and 3.
+    lr: step size.
+    betas: decay rates of the running mean and of the blocks' mean squares.
+    eps: added to the denominator, in units of the gradient.
+    weight_decay: fraction of each weight taken off per unit of lr.
+    heads: shell patterns of the names of the query and key matrices, such as "*.q_proj.weight".
+    head_dim: rows of one head in these matrices.
+    """
+    if bool(heads) != bool(head_dim):
+        raise InputError("adam_mini: heads (names) and head_dim (rows of one head) go together")
+
+    def rule(head_dim: int) -> Transform:
+        return chain(
+            scale_by_adam_mini(*betas, eps, head_dim),
+            add_decayed_weights(weight_decay),
+            scale_by_learning_rate(lr),
+        )
+
+    if not heads:
+        return rule(0)
+    return policy(match(rule(head_dim), name=heads), match(rule(0), optional=True))

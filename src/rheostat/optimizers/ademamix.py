@@ -1,0 +1,106 @@
+"""AdEMAMix: Adam with a second, much slower momentum."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import annotated_types as at
+from torch import Tensor
+
+from rheostat.core.hyper import Fraction, NonNegative, Positive, Steps
+from rheostat.core.registry import register
+from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
+from rheostat.transforms.decay import add_decayed_weights
+from rheostat.transforms.scaling import scale_by_learning_rate
+
+OpenFraction = Annotated[float, at.Gt(0), at.Lt(1)]
+
+
+@register("transform", "scale_by_ademamix")
+def scale_by_ademamix(
+    b1: Fraction = 0.9,
+    b2: Fraction = 0.999,
+    b3: OpenFraction = 0.9999,
+    alpha: NonNegative = 5.0,
+    eps: Positive = 1e-8,
+    alpha_warmup: Steps = 0,
+    beta3_warmup: Steps = 0,
+) -> Transform:
+    """Adam's direction with α times a slow running mean, which is not bias-corrected, added to m̂.
+
+    m₁ ← β₁ m₁ + (1 − β₁) u,  m₂ ← β₃(t) m₂ + (1 − β₃(t)) u,  v ← β₂ v + (1 − β₂) u²,
+    u ← (m₁ / (1 − β₁ᵗ) + α(t) m₂) / (√(v / (1 − β₂ᵗ)) + eps).
+    α(t) rises linearly from 0 over `alpha_warmup` steps, β₃(t) from β₁ over `beta3_warmup` steps,
+    linearly in 1 / ln β (nearly the half-life of the mean), both by the parameter's own count.
+    Pagliardini et al. 2024 (arXiv:2409.03137), Algorithm 1 and its schedules.
+    """
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        b1, b2, b3 = hyper.betas
+        alpha = hyper.alpha * _share(hyper.step, alpha_warmup)
+        if beta3_warmup:
+            done = _share(hyper.step, beta3_warmup)
+            b3 = math.e ** (1 / ((1 - done) * _inverse_log(b1) + done * _inverse_log(b3)))
+        fast = state["exp_avg"].lerp_(u, 1 - b1)
+        slow = state["exp_avg_slow"].lerp_(u, 1 - b3)
+        square = state["exp_avg_sq"].mul_(b2).addcmul_(u, u, value=1 - b2)
+        denominator = (square.sqrt() / (1 - b2**hyper.step) ** 0.5).add_(hyper.eps)
+        return (fast / (1 - b1**hyper.step) + alpha * slow).div_(denominator)
+
+    return Transform(
+        update,
+        buffers={"exp_avg": Buffer(), "exp_avg_slow": Buffer(), "exp_avg_sq": Buffer()},
+        hyperparameters={"betas": (b1, b2, b3), "alpha": alpha, "eps": eps},
+        scope="element",
+    )
+
+
+def _share(step: Any, steps: int) -> Any:
+    """How much of a warm-up of `steps` is over, from 0 to 1; none is over at once."""
+    if not steps:
+        return 1.0
+    done = step / steps
+    return done.clamp(max=1) if isinstance(done, Tensor) else min(done, 1.0)
+
+
+def _inverse_log(beta: Any) -> Any:
+    """1 / ln β: minus the number of steps in which a running mean forgets all but 1/e; β = 0: 0."""
+    if isinstance(beta, Tensor):
+        return 1 / beta.log()
+    return 1 / math.log(beta) if beta else 0.0
+
+
+@register("optimizer", "ademamix")
+def ademamix(
+    lr: NonNegative = 1e-3,
+    betas: tuple[Fraction, Fraction, OpenFraction] = (0.9, 0.999, 0.9999),
+    alpha: NonNegative = 5.0,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    alpha_warmup: Steps = 0,
+    beta3_warmup: Steps = 0,
+) -> Transform:
+    """AdEMAMix: AdamW that adds a slow mean of the gradients of tens of thousands of steps.
+
+    w ← w − lr · ((m̂₁ + α m₂) / (√v̂ + eps) + weight_decay · w), with m₂ the running mean of rate β₃,
+    not bias-corrected; α and β₃ are warmed up.
+
+    Variant: as published, with both schedules; the paper sets both warm-ups to the length of the
+    run. Decay is multiplied by the scheduled lr.
+    Equals: pytorch_optimizer.AdEMAMix (weight_decouple=True, t_alpha_beta3 = both warm-ups), and
+    optax.contrib.ademamix without warm-ups, to float32 rounding.
+    Source: Pagliardini et al. 2024 (arXiv:2409.03137), Algorithm 1.
+    lr: step size; a weight changes in one update by about 1 + α times this at most.
+    betas: decay rates of the fast mean, of the mean square, and of the slow mean.
+    alpha: how much the slow mean counts beside the fast one.
+    eps: added to the denominator, in units of the gradient.
+    weight_decay: fraction of each weight taken off per unit of lr.
+    alpha_warmup: updates over which alpha rises from 0; 0 for none.
+    beta3_warmup: updates over which the slow rate rises from the fast one; 0 for none.
+    """
+    return chain(
+        scale_by_ademamix(*betas, alpha, eps, alpha_warmup, beta3_warmup),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+    )

@@ -1,0 +1,58 @@
+"""Lion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rheostat.core.hyper import Betas, Fraction, NonNegative
+from rheostat.core.registry import register
+from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
+from rheostat.transforms.decay import add_decayed_weights
+from rheostat.transforms.scaling import scale_by_learning_rate
+
+
+@register("transform", "scale_by_lion")
+def scale_by_lion(b1: Fraction = 0.9, b2: Fraction = 0.99) -> Transform:
+    """The sign of the update mixed with its running mean: u ← sign(β₁ m + (1 − β₁) u), after which
+    m ← β₂ m + (1 − β₂) u. Chen et al. 2023 (arXiv:2302.06675), Algorithm 2.
+    """
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        b1, b2 = hyper.betas
+        direction = torch.lerp(u, state["exp_avg"], b1).sign_()
+        state["exp_avg"].lerp_(u, 1 - b2)
+        return direction
+
+    return Transform(
+        update,
+        buffers={"exp_avg": Buffer()},
+        hyperparameters={"betas": (b1, b2)},
+        scope="element",
+    )
+
+
+@register("optimizer", "lion")
+def lion(
+    lr: NonNegative = 1e-4,
+    betas: Betas = (0.9, 0.99),
+    weight_decay: NonNegative = 0.0,
+) -> Transform:
+    """Lion: the sign of a momentum that looks at the present gradient twice.
+
+    w ← w − lr · (sign(β₁ m + (1 − β₁) g) + weight_decay · w),  m ← β₂ m + (1 − β₂) g.
+
+    Variant: as published; decay is decoupled and multiplied by the scheduled lr. No bias
+    correction, which a sign would not see.
+    Equals: pytorch_optimizer.Lion and optax.lion (same defaults, but for optax's decay of 1e-3), to
+    float32 rounding.
+    Source: Chen et al. 2023 (arXiv:2302.06675), Algorithm 2.
+    lr: step size; every weight whose mixed momentum is not zero moves by exactly this.
+    betas: share of the mean in the mix whose sign is taken, and decay rate of the mean.
+    weight_decay: fraction of each weight taken off per unit of lr.
+    """
+    return chain(
+        scale_by_lion(*betas),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+    )

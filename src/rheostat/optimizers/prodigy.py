@@ -1,0 +1,105 @@
+"""Prodigy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rheostat.core.hyper import Betas, Fraction, NonNegative, Positive
+from rheostat.core.registry import register
+from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
+from rheostat.transforms.decay import add_decayed_weights
+from rheostat.transforms.distance import Growth, estimate, inner, l1, relative_step
+
+
+@register("optimizer", "prodigy")
+def prodigy(
+    lr: NonNegative = 1.0,
+    betas: Betas = (0.9, 0.999),
+    beta3: Fraction | None = None,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    decouple: bool = True,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    d0: Positive = 1e-6,
+    d_coef: Positive = 1.0,
+    growth_rate: Growth | None = None,
+) -> Transform:
+    """Adam that finds its own step size, from the distance travelled along the gradients.
+
+    With d the estimate of the distance to the solution, γ = d · lr, and sums over all parameters:
+    r ← β₃ r + (d / d₀) γ ⟨g, w₀ − w⟩,  s ← β₃ s + (d / d₀) γ g,  d⁺ = max(d, d_coef · r / ‖s‖₁),
+    m ← β₁ m + (1 − β₁) d g,  v ← β₂ v + (1 − β₂) d² g²,
+    w ← w − γ (m / (√v + d⁺ eps) + weight_decay · w).
+
+    Variant: the authors' package: no bias correction unless asked for. Where all gradients so far
+    are zero the package does nothing; here the decay goes on. Sums run in order of names.
+    Equals: prodigyopt.Prodigy (same defaults), to float32 rounding.
+    Source: Mishchenko & Defazio 2024 (arXiv:2306.06101), the Adam version.
+    lr: factor on the estimated step size; schedule it, leave its peak at 1.
+    betas: decay rates of the running mean and of the running mean square.
+    beta3: decay rate of the sums of the estimate; √β₂ where None.
+    eps: added to the denominator, in units of the gradient.
+    weight_decay: fraction of each weight taken off per unit of step size.
+    decouple: decay after the rule (AdamW) rather than as part of the gradient.
+    use_bias_correction: correct the step size for the zero start of both moments.
+    safeguard_warmup: keep lr out of s, so that a long warmup does not inflate the estimate.
+    d0: the first estimate, far below any plausible distance, in units of weight.
+    d_coef: factor on the estimate; the preferred way to make steps larger or smaller.
+    growth_rate: largest factor by which the estimate grows in a step; None for no limit.
+    """
+
+    def third(hyper: Hyper) -> Any:
+        return hyper.betas[1] ** 0.5 if beta3 is None else beta3
+
+    def weighed(u: Tensor, state: State, hyper: Hyper, d: Any) -> Tensor:
+        """s with this step's gradient in it."""
+        size = d if safeguard_warmup else relative_step(hyper, d, use_bias_correction)
+        return state["s"] * third(hyper) + u * (d / d0 * size)
+
+    def measure(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Mapping[str, Tensor]:
+        scale = hyper.d / d0 * relative_step(hyper, hyper.d, use_bias_correction)
+        return {
+            "numerator": scale * inner(u, state["p0"] - param),
+            "denominator": l1(weighed(u, state, hyper, hyper.d)),
+        }
+
+    def settle(sums: Mapping[str, Tensor], hyper: Hyper) -> Mapping[str, float]:
+        numerator = third(hyper) * hyper.d_numerator + float(sums["numerator"])
+        denominator = float(sums["denominator"])
+        d = hyper.d
+        found = hyper.d_coef * numerator / denominator if denominator else d
+        largest = max(hyper.d_max, found)
+        # The first jump from d0 is free: growth is limited from where it lands.
+        reached = max(d, found) if d == d0 else d
+        grown = largest if growth_rate is None else min(largest, reached * growth_rate)
+        return {"d": grown, "d_before": d, "d_max": largest, "d_numerator": numerator}
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        (b1, b2), d = hyper.betas, hyper.d_before
+        state["s"].copy_(weighed(u, state, hyper, d))
+        mean = state["exp_avg"].mul_(b1).add_(u * (d * (1 - b1)))
+        square = state["exp_avg_sq"].mul_(b2).add_((u * d).square_().mul_(1 - b2))
+        return mean / square.sqrt().add_(hyper.d * hyper.eps)
+
+    def scale(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u * relative_step(hyper, hyper.d_before, use_bias_correction)
+
+    rule = Transform(
+        update,
+        buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer(), "s": Buffer(), "p0": Buffer("param")},
+        hyperparameters={"betas": betas, "eps": eps, "d_coef": d_coef},
+        scalars={**estimate(d0, "prodigy"), "d_max": d0, "d_numerator": 0.0},
+        scope="element",
+        measure=measure,
+        settle=settle,
+        name="prodigy",
+    )
+    decay = add_decayed_weights(weight_decay)
+    step = Transform(
+        scale, hyperparameters={"lr": lr}, scope="element", scaled=True, name="scale_by_distance"
+    )
+    return chain(rule, decay, step) if decouple else chain(decay, rule, step)

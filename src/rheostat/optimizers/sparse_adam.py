@@ -1,0 +1,48 @@
+"""Adam for sparse gradients."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rheostat.core.hyper import Betas, NonNegative
+from rheostat.core.registry import register
+from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
+from rheostat.transforms.scaling import scale_by_learning_rate
+from rheostat.transforms.sparse import lazily
+
+
+@register("optimizer", "sparse_adam")
+def sparse_adam(
+    lr: NonNegative = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    eps: NonNegative = 1e-8,
+) -> Transform:
+    """Adam that leaves everything without a gradient untouched: weights, moments and all.
+
+    For the elements of a sparse gradient (`nn.Embedding(sparse=True)`):
+    w ← w − lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + eps), with m and v the running mean of the
+    gradient and of its square, and t the updates of the parameter, not of the element.
+
+    Variant: lazy; eps stands beside √v before its correction, as in the paper's efficient form. A
+    dense gradient, which torch refuses, counts for every element.
+    Equals: torch.optim.SparseAdam (same defaults), to float32 rounding.
+    Source: Kingma & Ba 2015 (arXiv:1412.6980), section 2, last paragraph.
+    lr: step size; about the largest change of one weight in one update.
+    betas: decay rates of the running mean and of the running mean square.
+    eps: added to the denominator, in units of the gradient.
+    """
+    rule = Transform(
+        _direction,
+        buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer()},
+        hyperparameters={"betas": betas, "eps": eps},
+        scope="element",
+        name="scale_by_adam_before_correction",
+    )
+    return chain(lazily(rule), scale_by_learning_rate(lr))
+
+
+def _direction(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    b1, b2 = hyper.betas
+    mean = state["exp_avg"].lerp_(u, 1 - b1)
+    root = state["exp_avg_sq"].mul_(b2).addcmul_(u, u, value=1 - b2).sqrt().add_(hyper.eps)
+    return (mean / root) * ((1 - b2**hyper.step) ** 0.5 / (1 - b1**hyper.step))

@@ -1,0 +1,27 @@
+"""Norms, as several families of pieces take them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+
+def norm(u: Tensor) -> Tensor:
+    """‖u‖₂ of all elements: 0-dim, float64, summed in u's own precision (halves in float32)."""
+    return cast("Tensor", _whole(u).norm()).double()
+
+
+def unit_norm(u: Tensor, dim: int | None = 0) -> Tensor:
+    """‖u‖₂ of each unit, shaped to multiply with u: one unit an index of dimension `dim`.
+
+    A vector or a scalar is one unit, and so is everything where `dim` is None.
+    """
+    kept = None if dim is None or u.ndim <= 1 else dim % u.ndim
+    others = tuple(d for d in range(u.ndim) if d != kept)
+    return cast("Tensor", _whole(u).norm(2, dim=others, keepdim=True))
+
+
+def _whole(u: Tensor) -> Tensor:
+    return u.float() if u.dtype in (torch.float16, torch.bfloat16) else u

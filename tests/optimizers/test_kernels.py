@@ -1,0 +1,165 @@
+"""Kernels: chosen by static facts, and equal to the eager way to rounding."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rheostat as rs
+from rheostat.core.errors import InputError
+from rheostat.optimizers import compiled
+from rheostat.optimizers.compiled import CompiledKernel
+from rheostat.optimizers.kernels import COMPILE_FROM
+
+ELEMENTWISE = [
+    component.ref
+    for component in rs.components("optimizer")
+    if component.module.startswith("rheostat.")
+    and isinstance(rule := component.factory(), rs.Transform)
+    and CompiledKernel.can_run(rule)
+]
+
+
+def _params(seed: int = 0) -> list[tuple[str, nn.Parameter]]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(200, 200), (7,), (), (1, 5), (0, 3), (33, 1000)]
+    return [
+        (f"p{i}", nn.Parameter(torch.randn(shape, generator=generator)))
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def _train(params: list[tuple[str, nn.Parameter]], opt: Any, steps: int = 7) -> None:
+    for k in range(steps):
+        generator = torch.Generator().manual_seed(50 + k)
+        for i, (_, param) in enumerate(params):
+            gradient = torch.randn(param.shape, generator=generator)
+            # One parameter's gradient is missing at times: step counts differ.
+            param.grad = None if i == 1 and k in (0, 3) else gradient
+        opt.step()
+
+
+def _agree(name: str, mode: Any, **arguments: Any) -> None:
+    ways: list[list[torch.Tensor]] = []
+    for way in ("eager", mode):
+        params = _params()
+        opt = rs.optimizer(name, params, mode=way, **arguments)
+        assert opt.param_groups[0]["mode"] == way
+        _train(params, opt)
+        ways.append([p.detach() for _, p in params])
+    for eager, fast in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_fused_agrees_with_eager(name: str) -> None:
+    _agree(name, "fused", lr=0.01, weight_decay=0.1)
+    _agree(name, "fused", lr=rs.schedules.cosine(0.01, steps=5), weight_decay=0.0)
+
+
+@pytest.mark.parametrize("name", ["lion@1", "adabelief@1", "nadamw@1"])
+def test_compiled_agrees_with_eager(name: str) -> None:
+    _agree(name, "compiled", lr=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_rule_that_compiles_agrees_with_eager(name: str) -> None:
+    _agree(name, "compiled")
+
+
+def test_clip_and_adamw_compile_together() -> None:
+    pieces = rs.transforms
+    ways: list[list[torch.Tensor]] = []
+    for mode in ("eager", "compiled"):
+        rule = rs.chain(
+            pieces.clip_by_global_norm(1.0), pieces.scale_by_adam(), pieces.add_decayed_weights(0.1)
+        )
+        params = _params()
+        _train(params, rs.optimizer(rule, params, lr=0.01, mode=mode))
+        ways.append([p.detach() for _, p in params])
+    for eager, fast in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
+
+
+def test_no_recompile_when_hyperparameters_change_or_gradients_are_missing() -> None:
+    params = _params()
+    schedule = rs.schedules.cosine(0.01, steps=50)
+    opt = rs.optimizer("lion", params, lr=schedule, weight_decay=schedule, mode="compiled")
+    _train(params, opt, 2)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        _train(params, opt, 5)
+        other = [("x", nn.Parameter(torch.randn(12345))), ("y", nn.Parameter(torch.randn(70000)))]
+        _train(other, rs.optimizer("lion", other, lr=0.5, betas=(0.5, 0.6), mode="compiled"), 3)
+
+
+def test_the_mode_follows_from_the_rule_and_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = nn.Parameter(torch.ones(10)), nn.Parameter(torch.ones(COMPILE_FROM))
+    modes = {
+        ("adamw", "small"): "fused",
+        ("lion", "small"): "eager",
+        ("adamw", "large"): "fused",
+        ("lion", "large"): "compiled",
+        ("lamb", "large"): "eager",
+    }
+    for (name, size), mode in modes.items():
+        param = small if size == "small" else large
+        assert rs.optimizer(name, [param]).param_groups[0]["mode"] == mode, (name, size)
+    with pytest.raises(InputError, match="torch has no fused kernel for lion"):
+        rs.optimizer("lion", [small], mode="fused")
+    with pytest.raises(InputError, match="lamb does not work element by element"):
+        rs.optimizer("lamb", [small], mode="compiled")
+    with pytest.raises(InputError, match="should be 'auto'"):
+        rs.optimizer("lion", [small], mode="fast")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "CXX"})
+    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
+    compiled._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler found"):
+        assert rs.optimizer("lion", [large]).param_groups[0]["mode"] == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rs.optimizer("lion", [large])  # said once
+
+
+def test_the_mode_is_saved_and_the_resumed_run_is_the_same_bits() -> None:
+    for name, mode in (("adamw", "fused"), ("lion", "compiled")):
+        params = _params()
+        opt = rs.optimizer(name, params, mode=mode)
+        _train(params, opt, 3)
+        again = copy.deepcopy(params)
+        other = rs.optimizer(name, again, mode="eager")
+        other.load_state_dict(opt.state_dict())
+        assert other.param_groups[0]["mode"] == mode
+        _train(params, opt, 4)
+        _train(again, other, 4)
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(params, again, strict=True))
+
+
+def test_what_a_kernel_cannot_take_runs_eagerly_beside_it() -> None:
+    odd = [
+        ("transposed", nn.Parameter(torch.randn(64, 48).T)),
+        ("half", nn.Parameter(torch.randn(64, 48, dtype=torch.bfloat16))),
+        ("double", nn.Parameter(torch.randn(64, 48, dtype=torch.float64))),
+        ("complex", nn.Parameter(torch.randn(64, 48, dtype=torch.complex64))),
+    ]
+    for name, mode in (("adamw", "fused"), ("lion", "compiled")):
+        ways: list[list[torch.Tensor]] = []
+        for way in ("eager", mode):
+            params = copy.deepcopy(odd)
+            opt = rs.optimizer(name, params, mode=way, lr=0.01)
+            for k in range(3):
+                for _, param in params:
+                    generator = torch.Generator().manual_seed(k)
+                    shape, dtype = param.shape, param.dtype
+                    param.grad = torch.randn(shape, dtype=dtype, generator=generator)
+                opt.step()
+            ways.append([p.detach() for _, p in params])
+        for eager, fast in zip(*ways, strict=True):
+            torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-5)
