@@ -316,7 +316,7 @@ class Optimizer(torch.optim.Optimizer):
                 if state := cast("dict[str, Tensor]", self.state.get(param, {})):
                     hyper = Hyper(**numbers, step=state["step"].item())
                     state["parked"] = param.clone()
-                    working = state["master"] if "master" in state else param
+                    working = state.get("master", cast("Tensor", param))
                     param.copy_(views[0](working, state, hyper))
 
     @torch.no_grad()
