@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.lab.conftest import SMALL
 
 from rheostat.core.errors import InputError, MachineError
 from rheostat.core.registry import component
@@ -233,8 +234,16 @@ def _workers_of(pid: int) -> list[int]:
     return found
 
 
-def _kill_then_finish(study: Path, tmp_path: Path, kills: int, seed: int) -> None:
-    whole = _finish(study, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Any]:
+    """The hashes and the verdict of the study as it is when nobody interferes."""
+    folder = tmp_path_factory.mktemp("whole")
+    study = folder / "small.yaml"
+    study.write_text(SMALL, encoding="utf-8")
+    return _finish(study, folder / "store")
+
+
+def _kill_then_finish(study: Path, tmp_path: Path, kills: int, seed: int) -> Any:
     generator = random.Random(seed)
     store = tmp_path / "killed"
     for i in range(kills):
@@ -242,7 +251,7 @@ def _kill_then_finish(study: Path, tmp_path: Path, kills: int, seed: int) -> Non
             _command(study, store), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         try:
-            process.wait(generator.uniform(0.1, 9.0))
+            process.wait(generator.uniform(0.1, 7.0))
         except subprocess.TimeoutExpired:
             number = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[i % 3]
             process.send_signal(number)
@@ -255,22 +264,23 @@ def _kill_then_finish(study: Path, tmp_path: Path, kills: int, seed: int) -> Non
             assert "Traceback" not in said or code == -number
         assert process.stderr is not None
         process.stderr.close()
-    assert _finish(study, store) == whole
+    return _finish(study, store)
 
 
-def test_a_killed_study_is_finished_to_the_same_bits(study_file: Path, tmp_path: Path) -> None:
-    _kill_then_finish(study_file, tmp_path, kills=3, seed=0)
+def test_a_killed_study_is_finished_to_the_same_bits(
+    study_file: Path, tmp_path: Path, whole: Any
+) -> None:
+    assert _kill_then_finish(study_file, tmp_path, kills=3, seed=0) == whole
 
 
 @pytest.mark.slow
-def test_twenty_kills_and_the_same_bits(study_file: Path, tmp_path: Path) -> None:
-    _kill_then_finish(study_file, tmp_path, kills=20, seed=1)
+def test_twenty_kills_and_the_same_bits(study_file: Path, tmp_path: Path, whole: Any) -> None:
+    assert _kill_then_finish(study_file, tmp_path, kills=20, seed=1) == whole
 
 
 def test_a_killed_worker_is_replaced_and_no_worker_outlives_the_study(
-    study_file: Path, tmp_path: Path
+    study_file: Path, tmp_path: Path, whole: Any
 ) -> None:
-    whole = _finish(study_file, tmp_path / "whole")
     process = subprocess.Popen(
         _command(study_file, tmp_path / "killed"),
         stdout=subprocess.DEVNULL,
