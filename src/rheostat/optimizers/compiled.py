@@ -151,17 +151,17 @@ class CompiledKernel:
 
     def takes(self, item: Item) -> bool:
         """Dense real float32 and float64 parameters without holes."""
-        param = item.param
-        tensors = [param, item.update, *(item.state[name] for name in self._names)]
+        param, update = item.param, item.update
+        # Buffers are made by the loop, as their declaration says: one look at the first suffices.
+        first = item.state[self._names[0]] if self._names else param
         return (
             param.numel() >= (1 if self._gathers else SMALL)
             and param.dtype in (torch.float32, torch.float64)
-            and all(
-                t.layout == torch.strided
-                and t.is_contiguous()
-                and (t.numel() == 1 or (t.shape == param.shape and t.dtype == param.dtype))
-                for t in tensors
-            )
+            and update.layout == torch.strided
+            and update.dtype == param.dtype
+            and (first.dtype == param.dtype or not self._gathers)
+            and param.is_contiguous()
+            and update.is_contiguous()
         )
 
     def run(self, items: Sequence[Item]) -> None:

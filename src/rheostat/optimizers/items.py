@@ -110,12 +110,16 @@ def make_items(
         _check_kind(one, rules[one.group], options)
     numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
     if held:
-        # One call: a tensor's own addition costs a microsecond for each parameter.
-        torch._foreach_add_([one.state["step"] for one in held], 1)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        # One call, and a tensor for the one: a Python number would be wrapped for each parameter.
+        torch._foreach_add_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            [one.state["step"] for one in held], torch.ones(()), alpha=1.0
+        )
+    copies = [_copies(rule, options) for rule in rules]
     items: list[Item] = []
     for one in held:
         group = groups[one.group]
-        _refill(one, rules[one.group], options)
+        if copies[one.group]:
+            _refill(one, copies[one.group])
         gradient = _gradient(one, bool(group["maximize"]), options)
         param, state = _working(one, options), one.state
         if param.is_complex():
@@ -200,14 +204,19 @@ def _gradient(one: Held, maximize: bool, options: Options) -> Tensor:
     return -gradient if maximize else gradient
 
 
-def _refill(one: Held, rule: Transform, options: Options) -> None:
-    """Buffers that start as a copy of the parameter are copied at its first update: weights may
-    have been loaded since the optimizer was made."""
-    buffers = {**rule.buffers, **options.buffers(one.param)}
-    copies = [name for name, buffer in buffers.items() if buffer.fill == "param"]
-    if copies and one.state["step"].item() == 1:
-        for name in copies:
-            one.state[name].copy_(one.param)
+def _copies(rule: Transform, options: Options) -> list[str]:
+    """The buffers that start as a copy of the parameter."""
+    masters = ["master"] if options.precision == "master" else []
+    return [name for name, buffer in rule.buffers.items() if buffer.fill == "param"] + masters
+
+
+def _refill(one: Held, names: Sequence[str]) -> None:
+    """Copy the parameter again at its first update: weights may have been loaded since the
+    optimizer was made."""
+    if one.state["step"].item() == 1:
+        for name in names:
+            if name in one.state:
+                one.state[name].copy_(one.param)
 
 
 def _working(one: Held, options: Options) -> Tensor:

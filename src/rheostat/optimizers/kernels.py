@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
 
 Mode = Literal["auto", "eager", "fused", "compiled"]
+
+PLAIN = (Tensor, nn.Parameter)
+"""Types whose memory a kernel may take as it is; subclasses (DTensor …) have other ideas of it."""
 
 COMPILE_FROM = 1 << 19
 """Elements in a group from which compiling its rule pays: below, the eager step takes less than a
@@ -84,12 +87,12 @@ class FusedKernel:
         """Dense real parameters whose tensors all have one layout, which the kernels assume."""
         param, gradient = item.param, item.update
         return (
-            param.dtype in (torch.float32, torch.float64)
+            type(param) in PLAIN
+            and param.dtype in (torch.float32, torch.float64)
             and gradient.dtype == param.dtype
             and gradient.layout == torch.strided
             and param.stride() == gradient.stride()
             and param.numel() > 0
-            and type(param.data) is Tensor
         )
 
     def run(self, items: Sequence[Item]) -> None:

@@ -206,7 +206,8 @@ class Optimizer(torch.optim.Optimizer):
         stages.run(items, closure and self._evaluator(closure, held, items))
         write_back(items, held, self.options)
         for item in items:
-            self._share_scalars(item.rule, item.group)
+            if item.rule.scalars:
+                self._share_scalars(item.rule, item.group)
         for group, schedules in zip(self.param_groups, self._schedules, strict=True):
             group["updates"] += 1
             for key, value in schedules.items():

@@ -49,9 +49,12 @@ def _advance_all(items: Sequence[Item]) -> None:
         kernel = batch[0].kernel
         assert kernel is not None
         kernel.run(batch)
+        pieces = batch[0].rule.pieces
+        acts = any(piece.after is not None for piece in pieces)
         for item in batch:
-            item.position = len(item.rule.pieces)
-            _afterwards(item)
+            item.position = len(pieces)
+            if acts:
+                _afterwards(item)
     for item in left:
         _advance(item)
 
@@ -176,8 +179,8 @@ def _probe(
 
 def _distinct(items: Sequence[Item], wanted: Callable[[Transform], bool]) -> list[Transform]:
     found: dict[int, Transform] = {}
-    for item in items:
-        for piece in item.rule.pieces:
+    for rule in {id(item.rule): item.rule for item in items}.values():
+        for piece in rule.pieces:
             if wanted(piece):
                 found[id(piece)] = piece
     return list(found.values())
