@@ -122,6 +122,8 @@ metric: {name: test_accuracy, margin: 0.01}
         ("name: test_accuracy", "name: test_acuracy", 13, "did you mean 'test_accuracy'"),
         ("margin: 0.01", "margin: 0", 13, "margin"),
         ("why: w", "why: w\nwhy: x", 5, "why"),
+        ("workload: digits_mlp", "workload: {workload: digits_mlp, batch: 1440}", 5, "1433"),
+        ("  b: {lr: 0.2}", "  -b: {lr: 0.2}", 9, "letters, digits"),
     ],
 )
 def test_bad_studies_get_one_line_that_says_what_and_where(
@@ -177,6 +179,26 @@ def test_the_environment_at_fault_is_exit_3(rheostat: Rheostat, tmp_path: Path) 
         (text,) = done.stderr.strip().splitlines()
         assert str(place) in text
     assert (corrupt / "store.sqlite").read_bytes() == b"this is no database" * 100
+
+
+def test_an_output_that_is_no_regular_file_is_left_alone(
+    rheostat: Rheostat, tmp_path: Path
+) -> None:
+    study = tmp_path / "good.yaml"
+    study.write_text(STUDY.replace("seeds: 3", "seeds: 2"))
+    assert rheostat("study", "run", str(study), "--workers", "1").returncode == 0
+    for output in ("/dev/null", str(tmp_path)):
+        done = rheostat("study", "report", "bad", "--output", output)
+        assert done.returncode == 3
+        assert "no regular file" in done.stderr
+        assert "equivalent" in done.stdout or "inconclusive" in done.stdout
+    assert Path("/dev/null").is_char_device()
+    target, link = tmp_path / "real.html", tmp_path / "link.html"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert rheostat("study", "report", "bad", "--output", str(link)).returncode == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

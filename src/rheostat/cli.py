@@ -216,6 +216,8 @@ def _report(store: Store, study: str, as_json: bool, output: Path | None) -> Non
 
     results = load_results(store, study)
     path = output or store.study_directory(study) / "report.html"
+    if not as_json:
+        print_study(results, Console())  # first: a full disk must not keep the answer back
     write_study(results, path)
     if as_json:
         verdict = results.verdict and asdict(results.verdict)
@@ -223,7 +225,6 @@ def _report(store: Store, study: str, as_json: bool, output: Path | None) -> Non
         found = {"study": study, "plan_hash": results.plan_hash, "verdict": verdict}
         _print_json({**found, "missing": gaps, "problems": results.problems, "report": str(path)})
     else:
-        print_study(results, Console())
         typer.echo(f"report: {path}")
     if results.verdict is None or results.verdict.void or results.problems:
         raise typer.Exit(1)
@@ -244,7 +245,6 @@ def main() -> NoReturn:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; what was recorded is kept, and the same command goes on", err=True)
         code = 130
     except RheostatError as error:
         typer.echo(f"rheostat: {error}", err=True)
@@ -258,6 +258,8 @@ def main() -> NoReturn:
         code = 0
     except typer.Exit as stop:
         code = stop.exit_code
+    if code == 130:
+        typer.echo("interrupted; what was recorded is kept, and the same command goes on", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,52 @@ def test_a_run_that_diverges_is_a_result(study_file: Path, tmp_path: Path) -> No
     assert {s.value for a in results.verdict.arms if a.name == "wild" for s in a.scores} == {0.0}
 
 
+def test_a_run_that_breaks_at_its_last_step_has_diverged(study_file: Path, tmp_path: Path) -> None:
+    text = study_file.read_text().replace("constant: {lr: 0.1}", "wild: {lr: 1.0e+39}")
+    study_file.write_text(text.replace("steps: 300", "steps: 1"))
+    plan = Plan.load(study_file)
+    with Store.open(tmp_path / "store") as store:
+        _record_all(plan, store)
+        execute(plan, store, 1, _silent)
+        assert {r.arm: r.status for r in store.runs(plan.id)} == {
+            "wild": "diverged",
+            "cosine": "done",
+        }
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_log_without_its_end_is_kept_aside(
+    study_file: Path, tmp_path: Path, indexed: bool
+) -> None:
+    plan = Plan.load(study_file)
+    with Store.open(tmp_path / "store") as store:
+        _record_all(plan, store)
+        if indexed:
+            execute(plan, store, 1, _silent)
+        log = store.run_directory(plan.id, plan.runs()[0].run_id) / "events.jsonl"
+        log.write_bytes(log.read_bytes()[:-30])
+        warnings: list[str] = []
+        execute(plan, store, 1, lambda now: warnings.append(now.news) if now.warning else None)
+        assert len(warnings) == 1
+        assert "trained again" in warnings[0]
+        assert load_results(store, plan.id).problems == ()
+
+
+def test_series_are_made_again_from_the_log(study_file: Path, tmp_path: Path) -> None:
+    plan = Plan.load(study_file)
+    with Store.open(tmp_path / "store") as store:
+        _record_all(plan, store)
+        execute(plan, store, 1, _silent)
+        first, second = (store.run_directory(plan.id, s.run_id) for s in plan.runs()[:2])
+        whole = (first / "series.parquet").read_bytes()
+        (first / "series.parquet").write_bytes(whole[:-100])
+        (second / "series.parquet").unlink()
+        execute(plan, store, 1, _silent)
+        assert (first / "series.parquet").read_bytes() == whole
+        assert (second / "series.parquet").exists()
+        assert load_results(store, plan.id).problems == ()
+
+
 def test_damaged_runs_are_kept_aside_and_trained_again(study_file: Path, tmp_path: Path) -> None:
     plan = Plan.load(study_file)
     with Store.open(tmp_path / "store") as store:
@@ -181,9 +228,14 @@ def test_a_study_goes_on_only_under_the_versions_it_was_begun_with(
     plan = Plan.load(study_file)
     with Store.open(tmp_path / "store") as store:
         _record_all(plan, store)
-        monkeypatch.setattr(execution, "environment", lambda: {"torch": "9.9.9"})
-        with pytest.raises(MachineError, match=r"was begun with torch .*, here is 9\.9\.9"):
-            execute(plan, store, 1, _silent)
+        for other in ({"torch": "9.9.9"}, {"code": "0123456789abcdef"}):
+            monkeypatch.setattr(execution, "environment", lambda other=other: other)
+            assert execute(plan, store, 1, _silent) == [], "a finished study runs nothing"
+        shutil.rmtree(store.run_directory(plan.id, plan.runs()[0].run_id))
+        for name, value in (("torch", "9.9.9"), ("code", "0123456789abcdef")):
+            monkeypatch.setattr(execution, "environment", lambda n=name, v=value: {n: v})
+            with pytest.raises(MachineError, match=f"was begun with {name} .*, here is {value}"):
+                execute(plan, store, 1, _silent)
 
 
 def test_a_second_process_is_refused(study_file: Path, tmp_path: Path) -> None:

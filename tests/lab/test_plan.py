@@ -265,8 +265,8 @@ ONE_SEED = (
             "constant: {lr: 0.1}",
             "con/stant: {lr: 0.1}",
             (
-                "12:3: arms.con/stant: should be 1 to 64 letters, digits, _ and -; it names "
-                "directories"
+                "12:3: arms.con/stant: should be 1 to 64 letters, digits, _ and -, a letter or "
+                "digit first"
             ),
         ),
         (

@@ -432,6 +432,18 @@ def test_hessian_samples_are_exact_where_they_must_be() -> None:
         optimizer.observe(param.sum, "newton")  # type: ignore[arg-type]
 
 
+def test_a_step_without_any_gradient_is_no_update() -> None:
+    param = _param(1.0)
+    optimizer = rs.optimizer("adamw", [param], lr=rs.schedules.cosine(0.1, steps=9))
+    optimizer.step()
+    assert optimizer.last_step is not None
+    assert (optimizer.last_step.applied, optimizer.last_step.step) == (False, 0)
+    assert optimizer.last_step.reason == "no parameter has a gradient"
+    for bad in (0, 1.5, "2", True):
+        with pytest.raises(InputError, match="accumulate"):
+            rs.optimizer("adamw", [param], accumulate=bad)  # type: ignore[arg-type]
+
+
 def test_sparse_gradients_are_refused_by_name() -> None:
     embedding = nn.Embedding(4, 2, sparse=True)
     optimizer = rs.optimizer("adamw", embedding)

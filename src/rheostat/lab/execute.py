@@ -23,7 +23,7 @@ from rheostat.lab.plan import Plan, RunSpec
 from rheostat.lab.worker import Outcome, work
 from rheostat.record.durable import make_directory, write_file
 from rheostat.record.environment import environment
-from rheostat.record.run import RunRecord
+from rheostat.record.run import SERIES_NAME, RunRecord, compact_run
 from rheostat.record.store import Store, StoredRun
 
 ATTEMPTS = 3
@@ -33,13 +33,15 @@ ATTEMPTS = 3
 @dataclass(frozen=True)
 class Progress:
     """How far a study is. `done` counts recorded runs, those of earlier commands included;
-    `news` is a line about what just happened, empty when nothing a person wants to read did."""
+    `news` is a line about what just happened, empty when nothing a person wants to read did; a
+    `warning` should be seen also where a bar shows the rest."""
 
     total: int
     done: int
     running: int
     failed: int
     news: str = ""
+    warning: bool = False
 
 
 def execute(
@@ -94,26 +96,27 @@ class _Crew:
     def take_stock(self) -> None:
         """Index what was recorded and not indexed; note what is missing."""
         indexed = {run.id: run for run in self._store.runs(self._study)}
+        found: list[RunRecord] = []
         for spec in self._plan.runs():
             directory = self._runs / spec.run_id
             if not directory.exists():
                 self.waiting.append(spec)
                 continue
-            record = self._read_or_set_aside(directory)
             known = indexed.get(spec.run_id)
+            record = self._read_or_set_aside(directory, known)
             if record is None:
                 self.waiting.append(spec)
-            elif known is None:
-                _check_environment(record, self._study)
+                continue
+            found.append(record)
+            if record.notes or not (directory / SERIES_NAME).exists():
+                compact_run(directory)  # the log is whole: its series are made from it again
+            if known is None:
                 self._index(spec, record)
-            elif known.content_hash != record.content_hash:
-                raise MachineError(
-                    f"{directory}: the run was changed after it was recorded; restore it, or "
-                    "remove the directory to have it trained again"
-                )
             else:
-                _check_environment(record, self._study)
                 self._count(record)
+        if self.waiting:
+            for record in found:
+                _check_environment(record, self._study)
         self._tell()
 
     def work(self, count: int) -> None:
@@ -173,7 +176,7 @@ class _Crew:
         self._deaths[spec.run_id] = self._deaths.get(spec.run_id, 0) + 1
         if self._deaths[spec.run_id] < ATTEMPTS:
             self.waiting.insert(0, spec)
-            self._tell(f"a worker died (exit {process.exitcode}); {_label(spec)} begins again")
+            self._warn(f"a worker died (exit {process.exitcode}); {_label(spec)} begins again")
         else:
             self._give_up(spec, f"its worker died {ATTEMPTS} times (exit {process.exitcode})")
         if self.waiting:
@@ -221,14 +224,18 @@ class _Crew:
         self._done += 1
         self._failed += record.status != "done"
 
-    def _read_or_set_aside(self, directory: Path) -> RunRecord | None:
+    def _read_or_set_aside(self, directory: Path, known: StoredRun | None) -> RunRecord | None:
         """The record, or None where it is damaged: it is kept beside, and trained again."""
         try:
             record = RunRecord.read(directory)
+            if record.status == "running":
+                raise InputError(f"{directory}: the log of the run has no end")
+            if known is not None and known.content_hash != record.content_hash:
+                raise InputError(f"{directory}: the run was changed after it was recorded")
         except InputError as error:
             aside = directory.with_name(f"{directory.name}.damaged-{time.time_ns()}")
             directory.rename(aside)
-            self._tell(f"{error}; kept as {aside.name}, and the run is trained again")
+            self._warn(f"{error}; kept as {aside.name}, and the run is trained again")
             return None
         return record
 
@@ -247,8 +254,12 @@ class _Crew:
         told = "diverged" if record.status == "diverged" else f"{self._plan.metric} {value:.4f}"
         return f"{_label(spec)}: {told} ({float(record.facts.get('seconds', math.nan)):.1f} s)"
 
-    def _tell(self, news: str = "") -> None:
-        self._progress(Progress(self._total, self._done, len(self._busy), self._failed, news))
+    def _warn(self, news: str) -> None:
+        self._tell(news, warning=True)
+
+    def _tell(self, news: str = "", warning: bool = False) -> None:
+        counts = (self._total, self._done, len(self._busy), self._failed)
+        self._progress(Progress(*counts, news, warning))
 
 
 def _label(spec: RunSpec) -> str:
@@ -258,7 +269,10 @@ def _label(spec: RunSpec) -> str:
 def _check_environment(record: RunRecord, study: str) -> None:
     """Refuse to go on with a study under versions that its recorded runs did not have."""
     theirs: Mapping[str, Any] = record.header["environment"]
-    for name, version in environment().items():
+    import torch  # the main process has it already, from checking the plan
+
+    ours = {**environment(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    for name, version in ours.items():
         if theirs.get(name) != version:
             raise MachineError(
                 f"study {study} was begun with {name} {theirs.get(name)}, here is {version}: runs "

@@ -193,7 +193,7 @@ class _Study:
         faults: dict[Problem, list[str]] = {}
         for name, written in given.items():
             if not re.fullmatch(ARM_NAME, name):
-                message = "should be 1 to 64 letters, digits, _ and -; it names directories"
+                message = "should be 1 to 64 letters, digits, _ and -, a letter or digit first"
                 self._reader.report(("arms", name), message, key=True)
             if not isinstance(written, dict):
                 self._reader.mapping(("arms", name), "{lr: 0.1}")

@@ -64,7 +64,8 @@ def run_one(plan: Plan, spec: RunSpec, task: Any, study: str, final: Path) -> No
     """Train one run; `final` appears, complete, when it is done, and not before.
 
     A run whose training loss is no longer finite has diverged: it ends there, and its metrics
-    are NaN. That is a result, not an error.
+    are NaN; so has one that ends with a weight or a metric that is not finite. That is a result,
+    not an error.
     """
     from rheostat.recipes.attach import attach
 
@@ -88,10 +89,11 @@ def run_one(plan: Plan, spec: RunSpec, task: Any, study: str, final: Path) -> No
             if not math.isfinite(value):
                 diverged = True
                 break
-        if diverged:
-            run.finish(dict.fromkeys(plan.metrics, math.nan), "diverged")
-        else:
-            run.finish(task.evaluate(model))
+        # The last update may have been the one that broke it: no loss has seen its weights.
+        whole = not diverged and all(bool(p.isfinite().all()) for p in model.parameters())
+        metrics = task.evaluate(model) if whole else dict.fromkeys(plan.metrics, math.nan)
+        good = all(math.isfinite(value) for value in metrics.values())
+        run.finish(metrics, "done" if whole and good else "diverged")
     compact_run(part)
     part.rename(final)
     sync_directory(final.parent)

@@ -78,8 +78,8 @@ class Optimizer(torch.optim.Optimizer):
             raise InputError(
                 f"precision={precision!r}: should be 'plain', 'master' or 'stochastic'"
             )
-        if accumulate < 1:
-            raise InputError(f"accumulate={accumulate}: should be at least 1")
+        if type(accumulate) is not int or accumulate < 1:
+            raise InputError(f"accumulate={accumulate!r}: should be a whole number from 1 on")
         self.options = Options(nonfinite, accumulate, precision)
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
@@ -185,6 +185,8 @@ class Optimizer(torch.optim.Optimizer):
         ]
         gradients = [(one.name, cast("Tensor", one.param.grad)) for one in held]
         norm, reason = inspect_gradients(gradients, self.options.nonfinite)
+        if not held:
+            reason = "no parameter has a gradient"
         if reason is None:
             reason = self._update(held, closure)
         updates = int(self.param_groups[0]["updates"])
@@ -375,7 +377,7 @@ class Optimizer(torch.optim.Optimizer):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For `copy.deepcopy` and pickling: torch's three, and ours."""
+        """For `copy.deepcopy`: torch's three, and ours."""
         ours = ("options", "last_step", "_rules", "_schedules", "_kernels", "_mode")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in ours}}
 

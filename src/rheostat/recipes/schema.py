@@ -32,7 +32,7 @@ STUDY_TEXTS = {
     "why": Argument("why", Text),
 }
 METRIC_KEYS = {"name": Argument("name", Text), "margin": Argument("margin", Positive)}
-ARM_NAME = "[A-Za-z0-9_-]{1,64}"
+ARM_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Names of directories are made of it."""
 SEED = Argument("seeds", Annotated[int, at.Ge(0), at.Le(2**63 - 1)])
 MOST_SEEDS = 10_000

@@ -76,6 +76,9 @@ def write_file(path: Path, data: bytes) -> None:
     The new file is written beside the old, synced and renamed over it. Whatever interrupts
     (an error, Ctrl-C), the file beside is removed; disk errors raise `MachineError`.
     """
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise MachineError(f"cannot write {path}: it is no regular file; choose another place")
+    path = path.resolve()  # through a link, what it points to is replaced, not the link
     # A random name, so that two processes that write the same path cannot mix their bytes.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with disk_errors("write", path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,14 +17,26 @@ PACKAGES = ("rheostat", "torch", "numpy", "scipy", "scikit-learn")
 
 @cache
 def environment() -> dict[str, str]:
-    """What can change a run's bits: versions of Python and of the packages, kind of machine."""
+    """What can change a run's bits: Python, the packages, our sources, the kind of machine."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return {**found, "code": code_fingerprint()}
+
+
+@cache
+def code_fingerprint() -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of this package's sources: a version says what was
+    released, not what ran."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def facts() -> dict[str, object]:
@@ -39,7 +52,7 @@ def facts() -> dict[str, object]:
 
 @cache
 def git_state(directory: Path) -> dict[str, object]:
-    """The commit checked out in a directory and whether tracked files differ from it.
+    """The commit checked out in a directory and whether the files there differ from it.
 
     Empty where there is no git or no repository.
     """
@@ -51,7 +64,7 @@ def git_state(directory: Path) -> dict[str, object]:
 
     try:
         commit = ask("rev-parse", "HEAD")
-        dirty = bool(ask("status", "--porcelain", "--untracked-files=no"))
+        dirty = bool(ask("status", "--porcelain", "--untracked-files=normal"))
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"commit": commit, "dirty": dirty}

@@ -30,6 +30,8 @@ def study_progress(console: Console) -> Generator[Callable[[Progress], None]]:
         task = bar.add_task("runs", total=None, running=0, failed=0)
 
         def show(now: Progress) -> None:
+            if now.warning:
+                bar.console.print(now.news, highlight=False, markup=False, soft_wrap=True)
             bar.update(
                 task, total=now.total, completed=now.done, running=now.running, failed=now.failed
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Annotated, cast
 
+import annotated_types as at
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,17 @@ from rheostat.core.registry import register
 from rheostat.lab.workload import Metric, Task, Workload
 from rheostat.signals.fingerprint import fingerprint
 
+TRAINING = 1433
+"""How many images there are to train on."""
+Batch = Annotated[int, at.Ge(1), at.Le(TRAINING)]
+
 
 @register("workload", "digits_mlp")
-def digits_mlp(hidden: Count = 64, batch: Count = 64) -> Workload:
+def digits_mlp(hidden: Count = 64, batch: Batch = 64) -> Workload:
     """Scikit-learn's digits (1,797 images of 8×8, ten classes) and a two-layer perceptron.
 
-    Every fifth image of each class, in the order of the file, is for testing (357 images),
-    the others are for training (1,440); pixels are scaled to [0, 1]. The model is
+    Every fifth image of each class, in the order of the file, is for testing (364 images),
+    the others are for training (1,433); pixels are scaled to [0, 1]. The model is
     64 → hidden → hidden → 10 with ReLU, under cross-entropy.
     Source: the test set of UCI "Optical recognition of handwritten digits" (Alpaydin & Kaynak
     1998), as scikit-learn ships it.
