@@ -79,8 +79,12 @@ def keeps_dtype(subject: Subject) -> None:
         # A line search is only as good as the losses that it compares, and these are halves too.
         searches = any(piece.search for rule in subject.rules for piece in rule.pieces)
         expect(finite or searches, f"{dtype} weights are not finite after three steps")
-        state = [t for s in opt.state.values() for t in s.values() if t.is_floating_point()]
-        expect(all(t.dtype not in (torch.bfloat16, torch.float16) for t in state), "half state")
+        for index, group in enumerate(opt.param_groups):
+            for param in group["params"]:
+                for name, buffer in opt.buffers_of(param, index).items():
+                    wanted = buffer.dtype or torch.float32  # a rule may declare a half by name
+                    held = opt.state[param][name].dtype
+                    expect(held == wanted, f"{name} of a {dtype} parameter is {held}")
         again = model(dtype=dtype)
         other = subject.make(again)
         other.load_state_dict(opt.state_dict())

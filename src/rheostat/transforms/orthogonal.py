@@ -1,0 +1,312 @@
+"""Updates made orthogonal: every singular value brought near 1 by matrix products alone.
+
+The iteration applies odd polynomials σ ← aσ + bσ³ + cσ⁵ to the singular values of a matrix that was
+scaled below 1 first. Three sets of polynomials are known by name:
+
+- "quintic": one polynomial, repeated; Jordan et al. 2024 (kellerjordan.github.io/posts/muon). After
+  the usual 5 steps, singular values from 0.002 of the norm upwards lie in [0.68, 1.21].
+- "polar_express": the best polynomial for each step, for singular values from 0.001 of the norm;
+  Amsel et al. 2025 (arXiv:2505.16932), Algorithm 1. After 5 steps these lie in [0.85, 1.13].
+- "polar_express_wide": the same construction, for the widest range that `ns_steps` steps can bring
+  into [0.82, 1.18] (4 steps: from 0.0037), begun from a tighter bound than the Frobenius norm: the
+  Schatten norm of order 8, which the first products give for nothing.
+
+A matrix with one side much longer than the other is iterated upon by its Gram matrix, the short
+side squared, and multiplied with the result at the end; in half precision also in between, because
+the Gram matrix rounds small singular values away (Zhang, Amsel, Chen & Dao 2026, "Gram
+Newton-Schulz", dao-lab.ai/blog/2026/gram-newton-schulz).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, cast
+
+import annotated_types as at
+import numpy as np
+import torch
+from torch import Tensor
+
+from rheostat.core.errors import InputError
+from rheostat.core.hyper import Count, Fraction, NonNegative
+from rheostat.core.registry import register
+from rheostat.core.transform import Buffer, Hyper, State, Transform
+from rheostat.transforms.norms import norm
+
+Coefficients: TypeAlias = Literal["quintic", "polar_express", "polar_express_wide"]
+Precision: TypeAlias = Literal["bfloat16", "float32"]
+Scale: TypeAlias = Literal["original", "moonlight", "match_rms", "spectral", "scion"]
+Iterations: TypeAlias = Annotated[int, at.Ge(1), at.Le(100)]
+Polynomial: TypeAlias = tuple[float, float, float]
+"""a, b, c of aσ + bσ³ + cσ⁵."""
+
+DEFAULT_STEPS: dict[Coefficients, int] = {
+    "quintic": 5,
+    "polar_express": 5,
+    "polar_express_wide": 4,
+}
+_QUINTIC: Polynomial = (3.4445, -4.7750, 2.0315)
+_LAST: Polynomial = (1.875, -1.25, 0.375)
+"""What the best polynomials tend to: the fifth-order Newton–Schulz step."""
+_CHUNK = 512
+_FLOOR = 1e-3
+_CUSHION = 0.02407327424182761
+_SAFETY = 1.01
+_WIDE_SAFETY = 1.03
+_WIDE_ERROR = 0.18
+_LONG = 1.5
+"""Ratio of the sides from which iterating on the Gram matrix saves products."""
+_SHORT = 128
+"""Short side below which the rounding of a Gram matrix, which averages out over a long one, can
+grow in a few steps; and little is to be saved."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The polynomials in order, and whether they begin from the tighter bound."""
+
+    polynomials: tuple[Polynomial, ...]
+    tight: bool
+
+
+@functools.cache
+def iteration(coefficients: Coefficients, ns_steps: int | None = None) -> Iteration:
+    """The set of that name; its usual number of steps where none is given."""
+    steps = ns_steps or DEFAULT_STEPS[coefficients]
+    if coefficients == "quintic":
+        return Iteration((_QUINTIC,) * steps, tight=False)
+    wide = coefficients == "polar_express_wide"
+    floor = _widest_floor(steps) if wide else _FLOOR
+    polynomials, _ = best_polynomials(floor, steps)
+    # Rounding may carry a singular value above the bound; only the last step leaves it there.
+    k = _WIDE_SAFETY if wide else _SAFETY
+    safe = [(a / k, b / k**3, c / k**5) for a, b, c in polynomials[:-1]]
+    return Iteration((*safe, polynomials[-1]), tight=wide)
+
+
+def best_polynomials(floor: float, steps: int) -> tuple[tuple[Polynomial, ...], float]:
+    """Each step's best polynomial for singular values in [floor, 1], and the error that is left.
+
+    Best: nearest to 1 in the largest error over the range that the steps before leave. For the sake
+    of rounding a lower end below `_CUSHION` of the upper one is raised to it, and the polynomial
+    centred again, as Amsel et al. do.
+    """
+    found: list[Polynomial] = []
+    lower, upper = floor, 1.0
+    for _ in range(steps):
+        a, b, c = _minimax(max(lower, _CUSHION * upper), upper)
+        ends = [a * x + b * x**3 + c * x**5 for x in (lower, upper)]
+        centre = 2 / sum(ends) if lower < _CUSHION * upper else 1.0
+        found.append((a * centre, b * centre, c * centre))
+        lower = ends[0] * centre
+        upper = 2 - lower
+    return tuple(found), 1 - lower
+
+
+def _minimax(lower: float, upper: float) -> Polynomial:
+    """The odd quintic nearest to 1 on [lower, upper]: its error takes the same size, with changing
+    sign, at both ends and at two points between (Remez exchange)."""
+    if lower > (1 - 1e-5) * upper:
+        return (_LAST[0] / upper, _LAST[1] / upper**3, _LAST[2] / upper**5)
+    inner = [(3 * lower + upper) / 4, (lower + 3 * upper) / 4]
+    a, b, c, before = 0.0, 0.0, 0.0, math.inf
+    for _ in range(50):  # it converges quadratically, to rounding
+        points = np.array([lower, *inner, upper])
+        system = np.stack([points, points**3, points**5, [1, -1, 1, -1]], axis=1)
+        a, b, c, error = (float(x) for x in np.linalg.solve(system, np.ones(4)))
+        if abs(error - before) <= 1e-15:
+            break
+        before = error
+        root = math.sqrt(9 * b * b - 20 * a * c)
+        inner = [math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1)]
+    return (a, b, c)
+
+
+def _widest_floor(steps: int) -> float:
+    """The lowest floor that so many steps bring within `_WIDE_ERROR`."""
+    low, high = -12.0 * math.log(10), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        _, error = best_polynomials(math.exp(middle), steps)
+        low, high = (low, middle) if error <= _WIDE_ERROR else (middle, high)
+    return math.exp(high)
+
+
+def near_polar(
+    matrix: Tensor, how: Iteration, dtype: torch.dtype, eps: float, scale: float = 1.0
+) -> Tensor:
+    """The orthogonal factor of a matrix's polar decomposition, nearly, times `scale`; in `dtype`.
+
+    Zero in, zero out. The Frobenius norm is taken to be at least `eps`.
+    """
+    x = matrix.to(dtype)
+    tall = x.shape[0] > x.shape[1]
+    last = len(how.polynomials) - 1
+    factor: Tensor | None = None
+    short = min(x.shape)
+    long = short >= _SHORT and max(x.shape) >= _LONG * short
+    for phase in _phases(how.polynomials, dtype, long):
+        gram = _gram(x, tall)
+        product: Tensor | None = None
+        for step in phase:
+            a, b, c = how.polynomials[step]
+            if step == last:
+                a, b, c = a * scale, b * scale, c * scale
+            if step == 0:
+                value, gram, factor = _first(gram, b, c, how.tight, eps)
+            else:
+                value = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            value.diagonal().add_(a)
+            if step != phase[-1]:
+                gram = (gram @ value) @ value
+            product = value if product is None else product @ value
+        assert product is not None
+        if factor is not None:
+            product, factor = product * factor, None
+        x = x @ product if tall else product @ x
+    return x
+
+
+def _phases(polynomials: Sequence[Polynomial], dtype: torch.dtype, long: bool) -> list[list[int]]:
+    """Which steps share a Gram matrix: all, as long as its rounding stays small.
+
+    Rounding gives it small eigenvalues that are wrong, by about its precision, and each step
+    multiplies them by up to a²; a negative one that has grown past 1 destroys the result.
+    """
+    most = 1.5 / torch.finfo(dtype).eps if long else 1.0
+    phases: list[list[int]] = []
+    gain = math.inf
+    for step, (a, _, _) in enumerate(polynomials):
+        if gain > most:
+            phases.append([])
+            gain = 1.0
+        phases[-1].append(step)
+        gain *= a * a
+    return phases
+
+
+def _gram(x: Tensor, tall: bool) -> Tensor:
+    """XᵀX of a tall matrix, XXᵀ of another."""
+    if not tall:
+        return x @ x.mT
+    if x.device.type != "cpu":
+        return x.mT @ x
+    # The transposed product is a quarter faster in pieces that the cache holds.
+    pieces = [x[start : start + _CHUNK] for start in range(0, x.shape[0], _CHUNK)]
+    gram = pieces[0].mT @ pieces[0]
+    for piece in pieces[1:]:
+        gram.addmm_(piece.mT, piece)
+    return gram
+
+
+def _first(
+    gram: Tensor, b: float, c: float, tight: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """bG + cG², the Gram matrix G, both of a matrix scaled below 1, and the factor that does so.
+
+    The scaling is left to the small matrices: the long one is read by two products only. Takes
+    `gram` over.
+    """
+    exact = torch.promote_types(gram.dtype, torch.float32)
+    tiny = torch.finfo(torch.float32).tiny
+    trace = gram.diagonal().sum(dtype=exact).clamp_(min=max(eps * eps, tiny))
+    gram.div_(trace)
+    square = gram @ gram
+    factor = trace.rsqrt()
+    if tight:
+        # ‖G²‖_F = (Σσ⁸)^½ bounds the largest σ⁴, and lies far below (Σσ²)².
+        bound = norm(square).to(exact).clamp_(min=tiny**0.5)
+        gram.mul_(bound.rsqrt())
+        return square.mul_(c / bound).add_(gram, alpha=b), gram, factor * bound.pow(-0.25)
+    return square.mul_(c).add_(gram, alpha=b), gram, factor
+
+
+def as_matrix(u: Tensor) -> Tensor:
+    """A view with the first dimension as rows and all others as columns; a vector is one column."""
+    return u.reshape(u.shape[0] if u.ndim else 1, -1)
+
+
+def in_parts(matrix: Tensor, split: Sequence[int] | None) -> tuple[Tensor, ...]:
+    """The rows of a fused matrix in the given proportions; the whole where there are none.
+
+    Raises InputError where the rows cannot be so divided.
+    """
+    if split is None:
+        return (matrix,)
+    unit, rest = divmod(matrix.shape[0], sum(split))
+    if rest:
+        shares = ":".join(map(str, split))
+        raise InputError(f"split: {matrix.shape[0]} rows cannot be divided as {shares}")
+    return cast("tuple[Tensor, ...]", matrix.split([share * unit for share in split]))
+
+
+def step_scale(scale: Scale, rows: int, columns: int, kernel: int) -> float:
+    """What an orthogonal update is multiplied with; `columns` are `kernel` for each channel."""
+    match scale:
+        case "original":
+            return max(1.0, rows / columns) ** 0.5
+        case "moonlight" | "match_rms":
+            return 0.2 * max(rows, columns) ** 0.5
+        case "spectral":
+            return (rows / columns) ** 0.5
+        case "scion":
+            return (rows * kernel / columns) ** 0.5 / kernel
+
+
+@register("transform", "trace_ema")
+def trace_ema(momentum: Fraction = 0.95, nesterov: bool = True) -> Transform:
+    """Momentum as a running mean: b ← momentum · b + (1 − momentum) · u, from zero, uncorrected.
+
+    With `nesterov` the update is momentum · b + (1 − momentum) · u, otherwise b itself. For rules
+    that take only the direction, where the small beginning does not matter.
+    """
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        buffer = state["momentum_buffer"].lerp_(u, 1 - hyper.momentum)
+        return u.lerp(buffer, hyper.momentum) if nesterov else buffer.clone()
+
+    return Transform(update, buffers={"momentum_buffer": Buffer()}, scope="element")
+
+
+@register("transform", "orthogonalize")
+def orthogonalize(
+    coefficients: Coefficients = "quintic",
+    ns_steps: Iterations | None = None,
+    scale: Scale = "original",
+    dtype: Precision = "bfloat16",
+    eps: NonNegative = 1e-7,
+    split: Sequence[Count] | None = None,
+) -> Transform:
+    """Bring every singular value of the update near 1, and scale the result by its shape.
+
+    An update of more than two dimensions is one matrix, its first dimension the rows.
+
+    coefficients: the set of polynomials: quintic, polar_express or polar_express_wide (see the
+     module).
+    ns_steps: how many of them; 5, and 4 of polar_express_wide, where it is not given.
+    scale: by the m rows and n columns: original √max(1, m/n); moonlight and match_rms
+     0.2 √max(m, n); spectral √(m/n); scion √(m/i) / k for i input channels and k kernel positions.
+    dtype: what the products are computed in; float32 means float64 for float64 parameters.
+    eps: the smallest norm that an update is divided by.
+    split: proportions in which the rows are several matrices, each made orthogonal by itself.
+    """
+    how = iteration(coefficients, ns_steps)
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        if not u.numel():
+            return u.clone()
+        precision = torch.bfloat16 if dtype == "bfloat16" else u.dtype
+        kernel = math.prod(u.shape[2:])
+
+        def one(part: Tensor) -> Tensor:
+            factor = step_scale(scale, part.shape[0], part.shape[1], kernel)
+            return near_polar(part, how, precision, hyper.eps, factor)
+
+        parts = [one(part) for part in in_parts(as_matrix(u), split)]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole.to(u.dtype).reshape(u.shape)
+
+    return Transform(update)
