@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rheostat.cli import main
+from rheostat.cli.__main__ import main
 
 RECIPE = "optimizer: sgd\nlr: 0.1\nmomentum: 0.9\n"
 
@@ -221,7 +221,7 @@ def test_studies_are_listed_and_reported_without_torch(rheostat: Rheostat, tmp_p
     report.unlink()
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv[1:] = "
-        f"['study', 'report', {listed['id']!r}]; from rheostat.cli import main; main()"
+        f"['study', 'report', {listed['id']!r}]; from rheostat.cli.__main__ import main; main()"
     )
     again = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path

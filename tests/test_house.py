@@ -51,7 +51,7 @@ SHELVES = {
 
 TORCH_FREE = {
     "root": ["rheostat"],
-    "cli": ["rheostat.cli"],
+    "cli": ["rheostat.cli.__main__"],
     "core": ["rheostat.core.errors", "rheostat.core.registry", "rheostat.core.schedule"],
     "lab": [
         f"rheostat.lab.{name}" for name in ("fairness", "plan", "results", "statistics", "verdict")

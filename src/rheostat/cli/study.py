@@ -1,0 +1,112 @@
+"""Studies: run, report, list."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rheostat.cli.app import Json, StoreOption, app, print_json
+
+if TYPE_CHECKING:
+    from rheostat.record.store import Store
+
+study_app = typer.Typer(
+    help="Run and read studies: honest comparisons of recipes.",
+    rich_markup_mode=None,
+)
+app.add_typer(study_app, name="study")
+
+
+@study_app.command("run", epilog="Example: rheostat study run examples/warm_restarts.yaml")
+def study_run(
+    file: Annotated[Path, typer.Argument(help="a study file")],
+    store: StoreOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, one thread each [the cores there are].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run what is missing of a study, then judge it.
+
+    Interrupt it as you like: the same command goes on where it was.
+    """
+    from rich.console import Console
+
+    from rheostat.lab.execute import available_cores, execute
+    from rheostat.lab.plan import Plan
+    from rheostat.record.store import Store
+    from rheostat.report.progress import study_progress
+
+    plan = Plan.load(file)
+    with Store.open(store) as opened:
+        with study_progress(Console(stderr=True)) as progress:
+            faults = execute(
+                plan, opened, available_cores() if workers is None else workers, progress
+            )
+        for fault in faults:
+            typer.echo(f"rheostat: {fault}", err=True)
+        _report(opened, plan.id, as_json, None)
+    if faults:
+        raise typer.Exit(1)
+
+
+@study_app.command("report", epilog="Example: rheostat study report warm-restarts")
+def study_report(
+    study: Annotated[str, typer.Argument(help="a study's id, or the beginning of it")],
+    store: StoreOption = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the HTML file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a study's report again from the record, without torch."""
+    from rheostat.record.store import Store
+
+    with Store.open(store) as opened:
+        _report(opened, opened.study(study).id, as_json, output)
+
+
+@study_app.command("list", epilog="Example: rheostat study list --store /data/rheostat")
+def study_list(store: StoreOption = None, as_json: Json = False) -> None:
+    """List the studies of a store."""
+    from rheostat.record.store import Store
+
+    with Store.open(store) as opened:
+        studies = opened.studies()
+        counts = {study.id: len(opened.runs(study.id)) for study in studies}
+    if as_json:
+        print_json(
+            [
+                {"id": s.id, "title": s.title, "created": s.created, "runs": counts[s.id]}
+                for s in studies
+            ]
+        )
+        return
+    for s in studies:
+        typer.echo(f"{s.id}  {s.created}  {counts[s.id]} runs  {s.title}")
+    if not studies:
+        typer.echo("no studies yet; `rheostat study run FILE` makes one")
+
+
+def _report(store: Store, study: str, as_json: bool, output: Path | None) -> None:
+    from rich.console import Console
+
+    from rheostat.lab.results import load_results
+    from rheostat.report.html import write_study
+    from rheostat.report.terminal import print_study
+
+    results = load_results(store, study)
+    path = output or store.study_directory(study) / "report.html"
+    if not as_json:
+        print_study(results, Console())  # first: a full disk must not keep the answer back
+    write_study(results, path)
+    if as_json:
+        verdict = results.verdict and asdict(results.verdict)
+        gaps = [f"{arm}, seed {seed}" for arm, seed in results.missing]
+        found = {"study": study, "plan_hash": results.plan_hash, "verdict": verdict}
+        print_json({**found, "missing": gaps, "problems": results.problems, "report": str(path)})
+    else:
+        typer.echo(f"report: {path}")
+    if results.verdict is None or results.verdict.void or results.problems:
+        raise typer.Exit(1)
