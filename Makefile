@@ -17,7 +17,7 @@ stage = @printf '%-38s' '$(1)'; \
 pytest = @printf '%-38s\n' '$(1)'; \
 	if $(2) >$(LOG) 2>&1; then grep '^SKIPPED' $(LOG); tail -n 1 $(LOG); else cat $(LOG); exit 1; fi
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all test-faults lint format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +30,9 @@ test: lint ## everything that must hold: format, lint, types, imports, tests
 
 test-all: lint ## the same with the slow proofs
 	$(call pytest,tests and slow proofs,$(PYTEST))
+
+test-faults: lint ## what damages, kills or starves checkpoints, all of it
+	$(call pytest,faults,$(PYTEST) -m faults)
 
 lint: $(VENV)/installed-dev ## format, lint, types and imports, without the tests
 	$(call stage,format (ruff),$(BIN)/ruff format --check --quiet --diff .)

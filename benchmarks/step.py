@@ -166,14 +166,46 @@ def main() -> None:
                 report(line, (mine, fused * words / 7, ratio * 7 / words), 1.5)
 
     if wanted("muon"):
-        shapes = [s for s in LISTS["large"] if len(s) == 2]
-        opt = rs.optimizer("muon", [(f"m{i}", p) for i, p in enumerate(parameters(shapes))])
-        peer = torch.optim.Muon(parameters(shapes))
-        report(
-            "large matrices: muon, against torch.optim.Muon", compare(opt.step, peer.step, 3), 0.5
-        )
+        muon()
 
     against_pytorch_optimizer(options, wanted)
+
+
+def muon() -> None:
+    """torch.optim.Muon against ours, and how far each is from the polar factor of a Gaussian matrix
+    and of one whose singular values fall as 1/i."""
+    shapes = [shape for shape in LISTS["large"] if len(shape) == 2]
+    quiet: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
+    far = [_distance(torch.optim.Muon, spectrum, quiet) for spectrum in (False, True)]
+    print(f"torch.optim.Muon: distance {far[0]:.3f} (Gaussian), {far[1]:.3f} (1/i)")
+    for coefficients, steps in (
+        ("quintic", 5),
+        ("polar_express_wide", 4),
+        ("polar_express_wide", 3),
+    ):
+        given: dict[str, Any] = {"coefficients": coefficients, "ns_steps": steps}
+
+        def make(params: Any, given: Any = given, **arguments: Any) -> Any:
+            named = [(f"m{i}", param) for i, param in enumerate(params)]
+            return rs.optimizer("muon", named, **given, **arguments)
+
+        near = [_distance(make, spectrum, quiet) for spectrum in (False, True)]
+        opt, peer = make(parameters(shapes)), torch.optim.Muon(parameters(shapes))
+        line = f"muon, {coefficients} × {steps}, distance {near[0]:.3f}, {near[1]:.3f}"
+        report(line, compare(opt.step, peer.step, 3), 0.5)
+
+
+def _distance(make: Callable[..., Any], falling: bool, arguments: dict[str, Any]) -> float:
+    """‖u − polar‖ / ‖polar‖ of the first update for a 1536 × 512 gradient, lengths made equal."""
+    gradient = torch.randn(1536, 512, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    if falling:
+        gradient = left @ torch.diag(1 / torch.arange(1.0, 513.0)) @ right
+    param = nn.Parameter(torch.zeros_like(gradient))
+    param.grad = gradient
+    make([param], **arguments).step()
+    update, polar = -param.detach().double(), (left @ right).double()
+    return float((update * (polar.norm() / update.norm()) - polar).norm() / polar.norm())
 
 
 def against_pytorch_optimizer(options: argparse.Namespace, wanted: Callable[[str], bool]) -> None:

@@ -52,7 +52,14 @@ SHELVES = {
 TORCH_FREE = {
     "root": ["rheostat"],
     "cli": ["rheostat.cli.__main__"],
-    "core": ["rheostat.core.errors", "rheostat.core.registry", "rheostat.core.schedule"],
+    "core": [
+        f"rheostat.core.{name}"
+        for name in ("durable", "errors", "lock", "preview", "registry", "schedule", "sketch")
+    ],
+    "checkpoint": [
+        f"rheostat.checkpoint.{name}"
+        for name in ("attempts", "commit", "documents", "generations", "layout", "verify")
+    ],
     "lab": [
         f"rheostat.lab.{name}" for name in ("fairness", "plan", "results", "statistics", "verdict")
     ],

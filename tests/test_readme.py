@@ -28,7 +28,7 @@ def test_the_python_examples_run_in_order_and_do_what_they_say() -> None:
     assert names["result"] == rs.StepResult(
         applied=True,
         step=1,
-        grad_norm=names["result"].grad_norm,  # type: ignore[attr-defined]
+        grad_norm=names["result"].grad_norm,
     )
     assert (Path("runs") / "a" / "events.jsonl").exists()
     assert len(blocks[0].strip().splitlines()) <= 10

@@ -12,6 +12,8 @@ from rheostat.core.hyper import NonNegative
 from rheostat.core.registry import component, components, register
 from rheostat.core.transform import Transform
 
+pytestmark = pytest.mark.usefixtures("_table_as_it_was")
+
 
 def test_listing_imports_neither_torch_nor_the_components() -> None:
     code = (
@@ -90,7 +92,7 @@ def test_arguments_are_checked_before_the_body_runs() -> None:
         ({"nesterov": 3}, "boolean|bool"),
     ]:
         with pytest.raises(InputError, match=message):
-            factory(**bad)  # type: ignore[arg-type]
+            factory(**bad)
     assert ran == []
     made = factory(2)
     assert ran == [2.0]
@@ -101,8 +103,50 @@ def test_arguments_are_checked_before_the_body_runs() -> None:
 
 def test_a_parameter_without_annotation_is_refused() -> None:
     @register("transform", "test_bare")
-    def factory(rate=1.0) -> Transform:  # type: ignore[no-untyped-def]
+    def factory(rate=1.0) -> Transform:
         return Transform(lambda u, s, p, h: u)
 
     with pytest.raises(InputError, match="'rate' has no annotation"):
         factory()
+
+
+def test_a_name_belongs_to_the_package_that_registered_it() -> None:
+    with pytest.raises(InputError, match="the name 'adamw' belongs to rheostat, and tests"):
+
+        @register("optimizer", "adamw", version=2)
+        def factory() -> Transform:  # pyright: ignore[reportUnusedFunction]
+            return Transform(lambda u, s, p, h: u)
+
+    assert component("adamw").ours
+
+
+def test_a_deprecated_component_warns_with_its_replacement_and_its_term() -> None:
+    @register("transform", "test_deprecated", deprecated="use trace; goes in 1.0")
+    def factory() -> Transform:
+        return Transform(lambda u, s, p, h: u)
+
+    said = "test_deprecated@1 is deprecated: use trace; goes in 1.0"
+    with pytest.warns(FutureWarning, match=said):
+        factory()
+    assert component("test_deprecated").deprecated == "use trace; goes in 1.0"
+    for text in ("old", "use trace", "goes in 1.0", "use trace; goes in summer"):
+        with pytest.raises(InputError, match="what to use and in which release it goes"):
+            register("transform", "test_badly_deprecated", deprecated=text)(lambda: None)
+
+
+def test_a_hyphen_in_a_pattern_matches_an_underscore() -> None:
+    assert components("optimizer", "schedule-free-*") == components("optimizer", "schedule_free_*")
+    assert len(components("optimizer", "schedule-free-*")) == 3
+    ranged = [c.name for c in components("optimizer", "[a-b]dam*")]
+    assert "adamw" in ranged
+
+
+def test_a_room_offers_the_components_of_its_kind() -> None:
+    from rheostat import schedules
+
+    assert "cosine" in dir(schedules)
+    assert schedules.cosine(0.1, steps=10)(0) == 0.1
+    with pytest.raises(AttributeError, match="no schedule is named 'cosin'; did you mean 'cosine'"):
+        _ = schedules.cosin
+    with pytest.raises(AttributeError):
+        _ = schedules.adamw

@@ -33,10 +33,7 @@ def fair(seeds: int = 4) -> list[Witness]:
 
 
 def plant(witnesses: list[Witness], arm: str, seed: int, **changes: object) -> list[Witness]:
-    return [
-        replace(w, **changes) if (w.arm, w.seed) == (arm, seed) else w  # type: ignore[arg-type]
-        for w in witnesses
-    ]
+    return [replace(w, **changes) if (w.arm, w.seed) == (arm, seed) else w for w in witnesses]
 
 
 def plant_batch(witnesses: list[Witness], arm: str, seed: int, step: int) -> list[Witness]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from rheostat.core.errors import InputError
+from rheostat.core.durable import canonical_json, content_hash
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.registry import components
 from rheostat.lab.plan import Plan, load_any
-from rheostat.record.durable import canonical_json, content_hash
 
 STUDY = """\
 # A comment
@@ -50,14 +51,25 @@ SCHEDULES: dict[str, Any] = {
         "warmup": 0,
     },
 }
-CANONICAL: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
+    "seed": 0,
+    "nonfinite": "skip",
+    "accumulate": 1,
+    "precision": "plain",
+    "mode": "auto",
+    "maximize": False,
+}
+WORDS: dict[str, Any] = {
     "study": "Warm restarts on digits",
     "question": "Which?",
-    "hypothesis": "This one.",
     "why": "To know.",
+    "order": ["step", "constant", "cosine"],
+}
+FROZEN: dict[str, Any] = {
+    "hypothesis": "This one.",
     "workload": {"workload": "digits_mlp@1", "hidden": 64, "batch": 32},
     "arms": {
-        name: {"optimizer": "sgd@1", "lr": lr, **SGD, "nonfinite": "skip", "steps": 60}
+        name: {"format": 1, "optimizer": "sgd@1", "lr": lr, **SGD, **SETTINGS, "steps": 60}
         for name, lr in SCHEDULES.items()
     },
     "baseline": "cosine",
@@ -72,6 +84,7 @@ CANONICAL: dict[str, Any] = {
     },
     "alpha": 0.05,
 }
+CANONICAL = {**WORDS, **FROZEN}
 
 
 def load(text: str = STUDY) -> Plan:
@@ -87,8 +100,10 @@ def changed(old: str, new: str) -> str:
 def test_the_canonical_form_writes_everything_out() -> None:
     plan = load()
     assert plan.canonical() == CANONICAL
-    assert list(plan.arms) == sorted(plan.arms)
-    assert plan.hash == content_hash(CANONICAL)
+    assert plan.words() == WORDS
+    assert plan.frozen() == FROZEN
+    assert list(plan.arms) == WORDS["order"]
+    assert plan.hash == content_hash(FROZEN)
     assert plan.id == f"warm-restarts-on-digits-{plan.hash[:8]}"
     assert plan.metrics == ("test_accuracy", "test_loss")
     assert load(changed("test_accuracy", "test_loss")).goal == "minimize"
@@ -99,6 +114,7 @@ def test_a_recorded_plan_is_the_same_plan() -> None:
     recorded = json.loads(canonical_json(plan.canonical()))
     for same in (Plan.of(recorded), Plan.of(plan.canonical()), pickle.loads(pickle.dumps(plan))):
         assert same == plan
+        assert list(same.arms) == list(plan.arms)
         assert same.canonical() == plan.canonical()
         assert (same.hash, same.id, same.runs()) == (plan.hash, plan.id, plan.runs())
         assert same.recipe("cosine") == plan.recipe("cosine")
@@ -131,6 +147,7 @@ def test_spelling_and_order_do_not_change_the_plan() -> None:
     text = "\n".join(again).replace("seeds: 3", "seeds: [2, 0, 1]")
     assert load(text) == load()
     assert load(text).hash == load().hash
+    assert list(load(text).arms) == ["cosine", "step", "constant"], "shown as they are written"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +174,7 @@ def test_any_change_of_content_is_another_study(old: str, new: str) -> None:
 def test_runs_go_seed_by_seed_under_names_that_are_theirs() -> None:
     plan = load(changed("seeds: 3", "seeds: [7, 4]"))
     runs = plan.runs()
-    arms = ["constant", "cosine", "step"]
+    arms = ["step", "constant", "cosine"]
     assert [(run.seed, run.arm) for run in runs] == [(s, arm) for s in (4, 7) for arm in arms]
     assert len({run.run_id for run in runs}) == len(runs)
     for run in runs:
@@ -166,12 +183,28 @@ def test_runs_go_seed_by_seed_under_names_that_are_theirs() -> None:
 
 def test_an_arm_is_the_shared_recipe_with_its_own_keys() -> None:
     plan = load(changed("constant: {lr: 0.1}", "constant: {lr: 0.1, momentum: 0.5}"))
-    assert plan.recipe("constant").hyperparameters["momentum"] == 0.5
-    assert plan.recipe("cosine").hyperparameters["momentum"] == 0.9
+    assert plan.recipe("constant").canonical()["momentum"] == 0.5
+    assert plan.recipe("cosine").canonical()["momentum"] == 0.9
     assert plan.recipe("cosine").steps == 60
     assert plan.recipe("cosine").canonical() == plan.arms["cosine"]
     with pytest.raises(InputError, match=r"^no arm is named 'cosin'; did you mean 'cosine'\?$"):
         plan.recipe("cosin")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Warm restarts on digits", "Restarts, warm"),
+        ("Which?", "Which of them?"),
+        ("  To\n", "  Because we want to\n"),
+    ],
+)
+def test_prose_can_be_mended_and_the_runs_stay(old: str, new: str) -> None:
+    one, two = load(), load(changed(old, new))
+    assert one != two
+    assert one.words() != two.words()
+    assert one.hash == two.hash
+    assert one.runs() == two.runs()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +221,7 @@ def test_the_id_is_safe_as_a_directory(title: str, slug: str) -> None:
     assert plan.id == f"{slug}-{plan.hash[:8]}"
 
 
+OPTIMIZERS = nearest("", [of.name for of in components("optimizer")])
 ONE_SEED = (
     "has no variance to test with; should be at least 2, and 6 or more for a two-sided p below .05"
 )
@@ -243,7 +277,7 @@ ONE_SEED = (
             "constant: {lr: 0.1, optimizer: adamw}",
             (
                 "9:26: recipe.momentum: unknown key for adamw@1; known are: betas, eps, lr, "
-                "nonfinite, optimizer, steps, weight_decay (in constant)"
+                "weight_decay (in constant)"
             ),
         ),
         (
@@ -313,6 +347,29 @@ ONE_SEED = (
             "17:16: metric.name: the workload has no \"accuracy\"; did you mean 'test_accuracy'?",
         ),
         ("margin: 0.005", "margin: 0", "17:39: metric.margin: 0 should be greater than 0"),
+        ("margin: 0.005", "margin: -1", "17:39: metric.margin: -1 should be greater than 0"),
+        (
+            "margin: 0.005",
+            "margin: 5",
+            (
+                "17:39: metric.margin: 5 takes in the whole range of test_accuracy (0 to 1 "
+                "fraction): no two arms could differ by it; should be the difference that would "
+                "matter"
+            ),
+        ),
+        (
+            "name: test_accuracy, margin: 0.005",
+            "name: test_loss, margin: 2.4",
+            (
+                "17:35: metric.margin: 2.4 takes in the whole range of test_loss (0 to 2.303 nats):"
+                " no two arms could differ by it; should be the difference that would matter"
+            ),
+        ),
+        (
+            "{optimizer: sgd, momentum: 0.9}",
+            "{lr: 0.2}",
+            f"9:9: recipe.optimizer: is missing; {OPTIMIZERS} (in every arm)",
+        ),
         (
             "margin: 0.005",
             "margine: 0.005",
@@ -341,6 +398,18 @@ def test_too_few_arms_are_told() -> None:
         text = re.sub(r"arms:\n(  .*\n)+", f"arms: {arms}\n", STUDY)
         with pytest.raises(InputError, match=f"arms: {some} cannot be compared; should be at"):
             load(text)
+
+
+def test_what_only_some_arms_lack_is_told_of_each() -> None:
+    text = changed("recipe: {optimizer: sgd, momentum: 0.9}\n", "")
+    message = r"^study\.yaml:10:3: arms\.\*\.optimizer: is missing; .* \(in every arm\)$"
+    with pytest.raises(InputError, match=message) as caught:
+        load(text)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        load(text.replace("constant: {lr: 0.1}", "constant: {lr: 0.1, optimizer: sgd}"))
+    lines = str(caught.value).split("\n")
+    assert ["arms.step" in lines[0], "arms.cosine" in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,14 @@ from rheostat.record.store import Store, StoredRun
 
 STUDY = "a-study"
 SEEDS = (0, 1, 2, 3, 4, 5, 6)  # with six, two comparisons can show no difference
-PLAN = {
+WORDS = {
     "study": "A study",
     "question": "Which?",
-    "hypothesis": "fast is better",
     "why": "it matters",
+    "order": ["fast", "base", "also"],
+}
+PLAN = {
+    "hypothesis": "fast is better",
     "workload": {"workload": "digits_mlp@1"},
     "arms": {"fast": {"lr": 1.0}, "base": {"lr": 0.5}, "also": {"lr": 0.1}},
     "baseline": "base",
@@ -39,7 +43,7 @@ class Recorder:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        store.add_study(STUDY, "A study", PLAN)
+        store.add_study(STUDY, "A study", PLAN, WORDS)
 
     def run(
         self,
@@ -111,20 +115,22 @@ def change_row(store: Store, sql: str) -> None:
     connection.close()
 
 
-def test_a_whole_study_is_judged_with_the_baseline_first(recorder: Recorder) -> None:
+def test_a_whole_study_is_judged_in_the_order_of_its_file(recorder: Recorder) -> None:
     recorder.all_but()
     results = recorder.load()
-    assert results.arms == ("base", "also", "fast")
+    assert results.arms == ("fast", "base", "also")
     expected = [(arm, seed) for arm in results.arms for seed in SEEDS]
     assert [(run.arm, run.seed) for run in results.runs] == expected
     assert results.missing == ()
     assert results.problems == ()
+    assert results.remedy == ""
     assert results.parting is None
     assert results.verdict is not None
     assert results.verdict.void is None
     outcomes = {row.arm: row.outcome for row in results.verdict.comparisons}
-    assert outcomes == {"also": "equivalent", "fast": "better"}
-    assert results.verdict.arms[0].mean == pytest.approx(10.3)
+    assert list(outcomes.items()) == [("fast", "better"), ("also", "equivalent")]
+    assert [arm.name for arm in results.verdict.arms] == ["fast", "base", "also"]
+    assert results.verdict.arms[1].mean == pytest.approx(10.3)
     assert [run.value for run in results.of_arm("fast")] == pytest.approx(
         [12.0, 12.1, 12.2, 12.3, 12.4, 12.5, 12.6]
     )
@@ -140,7 +146,7 @@ def test_a_beginning_of_the_id_is_enough_and_an_unknown_one_is_refused(recorder:
 def test_missing_runs_leave_no_verdict(recorder: Recorder) -> None:
     recorder.all_but(("base", 3), ("fast", 0))
     results = recorder.load()
-    assert results.missing == (("base", 3), ("fast", 0))
+    assert results.missing == (("fast", 0), ("base", 3))
     assert len(results.runs) == 19
     assert results.verdict is None
 
@@ -169,7 +175,7 @@ def test_a_failed_run_scores_the_worst_value(recorder: Recorder, status: str, va
     assert [run.failed for run in results.of_arm("fast")] == [seed == 4 for seed in SEEDS]
     assert results.verdict is not None
     assert results.verdict.void is None, "a diverged run may be shorter"
-    fast = results.verdict.arms[2]
+    fast = results.verdict.arms[0]
     assert fast.failures == 1
     assert fast.scores[4].value == -1.0
 
@@ -224,6 +230,7 @@ def test_a_changed_row_is_a_problem(recorder: Recorder) -> None:
     results = recorder.load()
     assert results.problems == ("run also.3: its row in the index was changed",)
     assert results.of_arm("also")[3].value == pytest.approx(10.3), "the log is what counts"
+    assert re.fullmatch("restore .*store.sqlite from a copy, or move it away.*", results.remedy)
 
 
 def test_a_damaged_log_is_a_problem_and_its_run_missing(recorder: Recorder) -> None:
@@ -235,6 +242,7 @@ def test_a_damaged_log_is_a_problem_and_its_run_missing(recorder: Recorder) -> N
     assert results.verdict is None
     assert len(results.problems) == 1
     assert "checksum" in results.problems[0]
+    assert results.remedy.startswith("another `rheostat study run FILE` keeps damaged runs aside")
 
 
 def test_runs_that_have_no_place_are_problems(recorder: Recorder) -> None:
@@ -255,3 +263,24 @@ def test_a_plan_that_lost_a_key_is_one_line(recorder: Recorder) -> None:
     with pytest.raises(MachineError, match="lacks 'baseline'") as caught:
         recorder.load()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["'[]'", "'{\"baseline\": 1}'", "replace(plan, '0.5', 'null')"])
+def test_a_plan_that_was_changed_is_one_line(recorder: Recorder, change: str) -> None:
+    recorder.all_but()
+    change_row(recorder.store, f"UPDATE studies SET plan = {change}")
+    with pytest.raises(MachineError, match=r"restore .* from a copy") as caught:
+        recorder.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_words_are_those_of_the_last_revision(recorder: Recorder) -> None:
+    recorder.all_but()
+    before = recorder.load()
+    words = {**WORDS, "why": "said better", "order": ["also", "base", "fast"]}
+    recorder.store.add_study("renamed", "Renamed", PLAN, words)
+    after = recorder.load()
+    assert (before.revision, after.revision) == (1, 2)
+    assert (after.plan["why"], after.arms) == ("said better", ("also", "base", "fast"))
+    assert after.plan_hash == before.plan_hash
+    assert {run.id for run in after.runs} == {run.id for run in before.runs}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import dadaptation
-import numpy as np
 import pytest
 import torch
 from tests.references import distance as paper
-from tests.references.problems import network, same_bits, train, weights
+from tests.references.estimators import (
+    assert_equals_package,
+    assert_equals_paper,
+    assert_first_estimate_is_plain,
+    assert_rests,
+    assert_resumes,
+)
 from torch import nn
 
 import rheostat as rs
-from rheostat.core.errors import InputError
 
 CASES: list[dict[str, Any]] = [
     {},
@@ -27,42 +30,12 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("arguments", CASES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_equals_the_authors_package(arguments: dict[str, Any], dtype: torch.dtype) -> None:
-    mine, other = network(dtype), network(dtype)
-    ours = rs.optimizer("dadapt_adam", mine, **arguments)
-    limit = {"growth_rate": float("inf"), **arguments}
-    theirs = dadaptation.DAdaptAdam(other.parameters(), **limit)
-    # The estimate starts from the last bits of differences of weights, and feeds back into itself:
-    # what one more rounding does in float32 grows. float64 shows that nothing else differs.
-    steps, tolerance = (60, 1e-10) if dtype == torch.float64 else (30, 1e-3)
-    for k in range(steps):
-        train(mine, ours, 1, k)
-        train(other, theirs, 1, k)
-        estimate, expected = ours.param_groups[0]["d"], theirs.param_groups[0]["d"]
-        assert estimate == pytest.approx(expected, rel=tolerance)
-    torch.testing.assert_close(weights(mine), weights(other), rtol=tolerance, atol=tolerance)
+    assert_equals_package("dadapt_adam", dadaptation.DAdaptAdam, arguments, dtype)
 
 
 def test_equals_the_paper_under_a_schedule() -> None:
-    curvature = np.array([1.0, 0.3, 0.05])
-    start, target = np.array([1.0, -2.0, 0.5]), np.array([0.2, 0.4, -0.1])
-    rates = [0.6 + 0.4 * np.cos(t / 20) for t in range(100)]
-
-    def gradient(w: paper.Array, t: int) -> paper.Array:
-        return curvature * (w - target) + 0.1 * np.cos(t)
-
     settings: dict[str, Any] = {"betas": (0.9, 0.99), "eps": 1e-7, "d0": 1e-5}
-    expected, estimates = paper.dadapt_adam(start, gradient, rates, **settings)
-    params = [nn.Parameter(torch.tensor([value], dtype=torch.float64)) for value in start]
-    optimizer = rs.optimizer("dadapt_adam", params, **settings)
-    for t, (rate, estimate) in enumerate(zip(rates, estimates, strict=True), 1):
-        optimizer.param_groups[0]["lr"] = rate
-        slope = gradient(np.array([param.item() for param in params]), t)
-        for param, value in zip(params, slope, strict=True):
-            param.grad = torch.tensor([value], dtype=torch.float64)
-        optimizer.step()
-        assert optimizer.param_groups[0]["d"] == pytest.approx(estimate, rel=1e-9)
-    assert estimates[-1] > 1e3 * estimates[0], "the problem lets d grow"
-    np.testing.assert_allclose([param.item() for param in params], expected, rtol=1e-9)
+    assert_equals_paper("dadapt_adam", paper.dadapt_adam, settings)
 
 
 @pytest.mark.parametrize("distance", [0.01, 1.0, 100.0])
@@ -84,31 +57,14 @@ def test_d_is_a_rising_estimate_of_the_distance(distance: float, d0: float) -> N
     assert float((param.detach() - target).abs().max()) < 0.05 * distance
 
 
-def test_a_resumed_run_is_the_same_run() -> None:
-    for arguments in CASES:
-        whole = network(torch.float32)
-        straight = rs.optimizer("dadapt_adam", whole, **arguments)
-        train(whole, straight, 12)
-        model = copy.deepcopy(whole)
-        again = rs.optimizer("dadapt_adam", model, **arguments)
-        again.load_state_dict(copy.deepcopy(straight.state_dict()))
-        train(whole, straight, 12, 12)
-        train(model, again, 12, 12)
-        assert same_bits(weights(whole), weights(model))
-        assert straight.param_groups[0]["d"] == again.param_groups[0]["d"] > 1e-6
+@pytest.mark.parametrize("arguments", CASES)
+def test_a_resumed_run_is_the_same_run(arguments: dict[str, Any]) -> None:
+    assert_resumes("dadapt_adam", arguments)
 
 
 def test_zero_gradients_and_lr_0_change_nothing() -> None:
-    param = nn.Parameter(torch.tensor([1.0, -0.0, 3e38]))
-    before = param.detach().clone()
-    optimizer = rs.optimizer("dadapt_adam", [param], lr=0.0, use_bias_correction=True)
-    for gradient in (torch.zeros(3), torch.tensor([0.5, 1.0, 2.0])):
-        param.grad = gradient
-        optimizer.step()
-        assert torch.equal(param.view(torch.int32), before.view(torch.int32))
-    assert optimizer.param_groups[0]["d"] == 1e-6
+    assert_rests("dadapt_adam")
 
 
 def test_the_first_estimate_is_a_plain_number() -> None:
-    with pytest.raises(InputError, match="dadapt_adam: d0=Sched"):
-        rs.optimizer("dadapt_adam", [nn.Parameter(torch.ones(2))], d0=rs.schedules.constant(1e-6))
+    assert_first_estimate_is_plain("dadapt_adam")

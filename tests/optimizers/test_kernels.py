@@ -16,6 +16,7 @@ from rheostat.core.errors import InputError
 from rheostat.optimizers import compiled
 from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.kernels import COMPILE_FROM
+from rheostat.optimizers.tracing import traced
 
 ELEMENTWISE = [
     component.ref
@@ -57,7 +58,7 @@ def _agree(name: str, mode: Any, **arguments: Any) -> None:
         torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "amsgrad", "adagrad"])
 def test_fused_agrees_with_eager(name: str) -> None:
     _agree(name, "fused", lr=0.01, weight_decay=0.1)
     _agree(name, "fused", lr=rs.schedules.cosine(0.01, steps=5), weight_decay=0.0)
@@ -106,17 +107,18 @@ def test_the_mode_follows_from_the_rule_and_the_sizes(monkeypatch: pytest.Monkey
         ("lion", "small"): "eager",
         ("adamw", "large"): "fused",
         ("lion", "large"): "compiled",
-        ("lamb", "large"): "eager",
+        ("lamb", "large"): "compiled",
+        ("soap", "large"): "eager",
     }
     for (name, size), mode in modes.items():
         param = small if size == "small" else large
         assert rs.optimizer(name, [param]).param_groups[0]["mode"] == mode, (name, size)
     with pytest.raises(InputError, match="torch has no fused kernel for lion"):
         rs.optimizer("lion", [small], mode="fused")
-    with pytest.raises(InputError, match="lamb does not work element by element"):
-        rs.optimizer("lamb", [small], mode="compiled")
+    with pytest.raises(InputError, match="soap needs parameters in their shape"):
+        rs.optimizer("soap", [small], mode="compiled")
     with pytest.raises(InputError, match="should be 'auto'"):
-        rs.optimizer("lion", [small], mode="fast")  # type: ignore[arg-type]
+        rs.optimizer("lion", [small], mode="fast")
 
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "CXX"})
     monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
@@ -163,3 +165,151 @@ def test_what_a_kernel_cannot_take_runs_eagerly_beside_it() -> None:
             ways.append([p.detach() for _, p in params])
         for eager, fast in zip(*ways, strict=True):
             torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-5)
+
+
+SHAPES = [(5, 4), (20,), (4, 5), (2, 10), (5, 4), (7,), (300, 200)]
+"""Five of one length, which can be run as rows, one by itself, and a large one."""
+
+
+def _listed(seed: int = 0) -> list[tuple[str, nn.Parameter]]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = enumerate(SHAPES)
+    return [(f"p{i}", nn.Parameter(torch.randn(s, generator=generator))) for i, s in shapes]
+
+
+@pytest.mark.parametrize("name", ["lamb", "novograd", "nadam"])
+def test_rules_that_sum_over_a_parameter_run_many_at_once(name: str) -> None:
+    ways: list[list[torch.Tensor]] = []
+    for mode in ("eager", "compiled"):
+        params = _listed()
+        opt = rs.optimizer(name, params, mode=mode)
+        _train(params, opt)
+        ways.append([p.detach() for _, p in params])
+        ways[-1] += [value for _, p in params for value in opt.state[p].values()]
+    for eager, fast in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
+
+
+def _storages(opt: Any) -> dict[int, int]:
+    """The bytes of the state, by the address of the memory that holds them."""
+    found = (v.untyped_storage() for state in opt.state.values() for v in state.values())
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+
+def test_small_buffers_lie_together_and_take_no_more_memory_than_they_did() -> None:
+    params = _listed()
+    opt = rs.optimizer("lion", params, mode="compiled")
+    before, held = _storages(opt), opt.state[params[0][1]]["exp_avg"]
+    for k in range(6):
+        for _, p in params:
+            p.grad = torch.ones_like(p)
+        if k in (2, 3):
+            params[1][1].grad = None  # the others are gathered; nobody moves house for one step
+        opt.step()
+    after = _storages(opt)
+    assert len(after) < len(before)
+    assert sum(after.values()) == sum(before.values())
+    assert opt.state[params[0][1]]["exp_avg"] is held
+
+
+def test_a_tensor_that_is_put_into_the_state_is_used() -> None:
+    ways: list[list[torch.Tensor]] = []
+    for mode in ("eager", "compiled"):
+        params = _listed()
+        opt = rs.optimizer("lion", params, mode=mode)
+        _train(params, opt, steps=2)
+        opt.state[params[0][1]]["exp_avg"] = torch.ones(5, 4)
+        twin = copy.deepcopy(opt)
+        _train(params, opt, steps=2)
+        ways.append([p.detach() for _, p in params])
+        for (_, p), copied in zip(params, twin.param_groups[0]["params"], strict=True):
+            assert not torch.equal(p, copied)
+    for eager, fast in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
+
+
+def test_what_depends_on_numbers_alone_is_not_in_the_loop_over_elements() -> None:
+    pieces = rs.transforms
+    clipped = rs.chain(pieces.clip_by_global_norm(1.0), pieces.scale_by_adam())
+    found = traced(rs.chain(clipped, pieces.scale_by_learning_rate(1e-3)))
+    assert found is not None
+    assert found.measured == ("square",)
+    vector = next(n for n in found.graph.graph.nodes if n.name == "vector")
+    numbers = {vector, *vector.users}
+    for node in found.graph.graph.nodes:
+        if node.op == "call_function" and node not in numbers:
+            assert not set(node.all_input_nodes) <= numbers, node
+    targets = [str(node.target) for node in found.graph.graph.nodes]
+    assert sum("div" in target for target in targets) == 1  # the mean over the root
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True},
+    ],
+    ids=str,
+)
+def test_fused_sgd_agrees_with_eager(arguments: dict[str, Any]) -> None:
+    _agree("sgd", "fused", **arguments)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+def test_a_clip_before_a_fused_kernel_leaves_gradients_alone(nonfinite: Any) -> None:
+    ways: list[list[torch.Tensor]] = []
+    for mode in ("eager", "fused"):
+        params = _listed()
+        rule = rs.chain(rs.transforms.clip_by_global_norm(0.5), rs.transforms.scale_by_adam())
+        opt = rs.optimizer(rule, params, mode=mode, nonfinite=nonfinite)
+        assert opt.param_groups[0]["mode"] == mode
+        _train(params, opt)
+        generator = torch.Generator().manual_seed(50 + 6)
+        for _, p in params:
+            assert p.grad is not None
+            assert torch.equal(p.grad, torch.randn(p.shape, generator=generator))
+        ways.append([p.detach() for _, p in params])
+    for eager, fast in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
+
+
+def test_a_clip_of_some_groups_measures_those_groups_alone() -> None:
+    clip = rs.transforms.clip_by_global_norm(1.0)
+    clipped = rs.chain(clip, rs.transforms.scale_by_learning_rate(1.0))
+    plain = rs.component("sgd").factory(lr=1.0)
+    small, large = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    policy = rs.policy(rs.match(clipped, name="a"), rs.match(plain))
+    opt = rs.optimizer(policy, [("a", small), ("b", large)])
+    small.grad, large.grad = torch.full((4,), 0.25), torch.full((4,), 100.0)
+    opt.step()
+    torch.testing.assert_close(small.detach(), torch.full((4,), -0.25))
+    torch.testing.assert_close(large.detach(), torch.full((4,), -100.0))
+
+
+def test_a_renamed_piece_is_not_mistaken_for_a_plain_one() -> None:
+    decay = rs.named("late", rs.transforms.add_decayed_weights(0.5))
+    ways: list[torch.Tensor] = []
+    for mode in ("eager", "auto"):
+        param = nn.Parameter(torch.ones(6))
+        rule = rs.chain(rs.transforms.scale_by_adam(), decay)
+        opt = rs.optimizer(rule, [param], lr=0.1, mode=mode)
+        param.grad = torch.ones(6)
+        opt.step()
+        ways.append(param.detach())
+    torch.testing.assert_close(*ways)
+    assert float(ways[0][0]) < 0.86  # 1 − 0.1 · (1 + 0.5)
+
+
+def test_a_clip_before_a_fused_kernel_takes_any_layout() -> None:
+    ways: list[torch.Tensor] = []
+    for mode in ("eager", "fused"):
+        torch.manual_seed(0)
+        param = nn.Parameter(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+        rule = rs.chain(rs.transforms.clip_by_global_norm(0.5), rs.transforms.scale_by_adam())
+        opt = rs.optimizer(rule, [param], mode=mode)
+        param.grad = torch.randn_like(param)
+        opt.step()
+        ways.append(param.detach())
+    torch.testing.assert_close(*ways)

@@ -60,7 +60,7 @@ def test_equals_torch(
     ours, theirs = _table(dtype), _table(dtype)
     steps = 20 if maximize else 200  # uphill, weights grow without end
     mine = rs.optimizer(name, ours, maximize=maximize, **arguments)
-    other = peer(theirs.parameters(), maximize=maximize, **arguments)  # type: ignore[call-arg]
+    other = peer(theirs.parameters(), maximize=maximize, **arguments)
     _train(ours, mine, _batches(steps))
     with torch.sparse.check_sparse_tensor_invariants():  # torch's own Adagrad warns without
         _train(theirs, other, _batches(steps))

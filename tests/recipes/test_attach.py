@@ -114,7 +114,7 @@ def test_closure_and_scaler() -> None:
 
 def test_bad_recipes_and_used_directories(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="horizon"):
-        rs.attach(RECIPE, _model())
+        rs.attach({"optimizer": "sgd", "lr": {"schedule": "cosine", "peak": 0.1}}, _model())
     with pytest.raises(InputError, match="did you mean 'momentum'"):
         rs.attach({"optimizer": "sgd", "momentun": 0.9}, _model())
     rs.attach(RECIPE, _model(), steps=5, directory=tmp_path / "run").close()

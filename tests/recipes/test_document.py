@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from rheostat.core.errors import InputError, MachineError, RheostatError
 from rheostat.core.schedule import Schedule
 from rheostat.recipes.document import (
-    LARGEST,
     Document,
     KeyPath,
     Problem,
-    open_document,
     quoted,
     refuse,
     show,
 )
+from rheostat.recipes.formats import LARGEST, open_document
 
 # YAML takes no key beyond 1,024 characters, escapes included.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -180,7 +179,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(
     Path("file").write_text("a: 1")
     for path, message in [
         ("nowhere.yaml", "nowhere.yaml: no such file"),
-        ("folder", "folder: is a folder; should be a YAML or JSON file"),
+        ("folder", "folder: is a folder; should be a YAML, TOML or JSON file"),
         ("file/below", "'file/below': cannot be read: Not a directory"),
         ("null\0byte", "'null\\x00byte': cannot be read: embedded null byte"),
     ]:

@@ -6,18 +6,20 @@ import copy
 import json
 import pickle
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rheostat.core.durable import canonical_json
 from rheostat.core.errors import InputError, RheostatError
 from rheostat.core.schedule import Schedule
-from rheostat.optimizers import guard
-from rheostat.recipes.recipe import NonFinite, Recipe
-from rheostat.record.durable import canonical_json
+from rheostat.optimizers import guard, kernels
+from rheostat.optimizers.items import Options
+from rheostat.recipes.grammar import Mode, NonFinite, Precision
+from rheostat.recipes.recipe import Recipe
 from rheostat.schedules.annealing import cosine
 
 RECIPE = """\
@@ -43,13 +45,19 @@ def refusals(text: str, steps: int | None = None) -> list[str]:
 def test_the_canonical_form_writes_everything_out() -> None:
     recipe = load(RECIPE).bind(600)
     assert recipe.canonical() == {
+        "format": 1,
         "optimizer": "sgd@1",
         "lr": {"schedule": "cosine@1", "peak": 0.1, "steps": 600, "warmup": 20, "floor": 0.0},
         "momentum": 0.9,
         "dampening": 0.0,
         "weight_decay": 0.0,
         "nesterov": False,
+        "seed": 0,
         "nonfinite": "skip",
+        "accumulate": 1,
+        "precision": "plain",
+        "mode": "auto",
+        "maximize": False,
         "steps": 600,
     }
     unbound = load(RECIPE)
@@ -129,8 +137,8 @@ def test_the_order_of_keys_does_not_change_the_hash(keys: list[str], random: Any
             "recipe.yaml:2:1: momentumm: unknown key for sgd@1; did you mean 'momentum'?",
         ),
         (
-            "optimizer: sgd\nclip: {global_norm: 1.0}",
-            "recipe.yaml:2:1: clip: unknown key for sgd@1; known are: …",
+            "optimizer: sgd\nschedule_of_lr: cosine",
+            "recipe.yaml:2:1: schedule_of_lr: unknown key for sgd@1; known are: …",
         ),
         (
             "lr: 0.1\noptimizer: sgdd",
@@ -388,5 +396,7 @@ def test_a_horizon_of_a_billion_steps_is_checked_without_a_billion_numbers() -> 
     assert load(text).bind(10**9).steps == 10**9
 
 
-def test_the_choices_for_nonfinite_gradients_are_those_of_the_loop() -> None:
+def test_the_choices_of_the_settings_are_those_of_the_loop() -> None:
     assert get_args(NonFinite) == get_args(guard.NonFinite)
+    assert get_args(Mode) == get_args(kernels.Mode)
+    assert get_args(Precision) == get_args(get_type_hints(Options)["precision"])

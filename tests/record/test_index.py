@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from rheostat.core.errors import InputError, MachineError
+from rheostat.record import index
 from rheostat.record.index import SCHEMA
 from rheostat.record.run import RunWriter
 from rheostat.record.store import Store
@@ -43,16 +45,25 @@ def test_a_url_names_the_file_and_the_folder_beside_it(tmp_path: Path) -> None:
     [
         ("sqlite://", "a store is a file"),
         ("sqlite:///:memory:", "a store is a file"),
-        ("sqlite://user:hunter2@/file", "does not fit its database"),
+        ("sqlite://user:hunter2@/file", "does not fit its database|there is no store"),
         ("nosuchsql://user:hunter2@host/db", "knows no database 'nosuchsql'"),
+        ("sqlite://user:hunter2@/:memory:", "a store is a file"),
         ("postgresql://user:hunter2@host:port/db", "is not a database URL"),
+        ("postgresql://user:hunt?er2@host:port/db", "is not a database URL"),
+        ("postgresql://user:hunt@er2@host/db", "write one in a password as %40"),
+        ("postgresql://user:hunter2", "is not a database URL"),
+        ("postgresql:/user:hunter2@host/db", "is not a database URL"),
+        ("postgresql+psycopg:user:hunter2@host/db", "is not a database URL"),
         ("://user:hunter2@host?password=hunter2", "is not a database URL"),
     ],
 )
-def test_a_url_that_cannot_be_read_is_the_users_fault(url: str, said: str) -> None:
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_url_that_cannot_be_read_is_the_users_fault(url: str, said: str, writable: bool) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        Store.open(url)
-    assert "hunter2" not in str(caught.value)
+        Store.open(url, writable=writable)
+    assert "hunt" not in str(caught.value)
+    assert "er2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -73,12 +84,27 @@ def test_an_error_that_quotes_the_password_is_said_without_it(
 
     with Store.open(tmp_path) as store:
         store._index._engine.dispose()
-        store._index._secret = "hunter2"
+        store._index._secrets = ["hunter2"]
         monkeypatch.setattr(sqlite3.dbapi2, "connect", refuse)
         with pytest.raises(MachineError, match=r"for \*\*\*; check its permissions") as caught:
             store.studies()
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:hunter%402@host/db",
+        "postgresql://user@host/db?password=hunter%402",
+        "postgresql://user@host/db?sslmode=require&sslpassword=hunter%402",
+    ],
+)
+def test_a_password_is_masked_as_it_is_and_as_a_url_spells_it(url: str) -> None:
+    secrets = index._secrets(sa.make_url(url))
+    assert secrets == ["hunter%402", "hunter@2"]
+    _, _, where = index._locate(url)
+    assert "hunter" not in where
 
 
 @pytest.mark.parametrize("damage", ["text", "header", "middle", "schema"])
@@ -162,6 +188,42 @@ def test_a_read_only_folder_is_a_machine_error(there: bool) -> None:
         assert name in str(caught.value)
         with nobody(), pytest.raises(MachineError, match=r"cannot create .*permissions"):
             RunWriter(folder, {})
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "nowhere/below", "sqlite:///nowhere/x.db", "empty"])
+def test_reading_where_there_is_no_store_creates_nothing(place: str) -> None:
+    Path("empty").mkdir()
+    Path("empty/store.sqlite").touch()
+    with pytest.raises(InputError, match=r"there is no store at /.*/(nowhere|empty)/.*study run"):
+        Store.open(place, writable=False)
+    assert sorted(map(str, Path().rglob("*"))) == ["empty", "empty/store.sqlite"]
+
+
+def test_a_reader_changes_nothing_and_leaves_nothing_behind(filled: Path) -> None:
+    before = {path: path.read_bytes() for path in filled.rglob("*") if path.is_file()}
+    with Store.open(filled, writable=False) as store:
+        assert store.study("digits").title == "Restarts"
+        assert store.verify("digits") == []
+        with pytest.raises(MachineError, match="readonly database; check its permissions"):
+            store.add_study("other", "t", {})
+    assert {path: path.read_bytes() for path in filled.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("open_elsewhere", [True, False])
+def test_a_read_only_store_can_be_read(open_elsewhere: bool) -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        writer = stack.enter_context(Store.open(folder))
+        writer.add_study("digits", "Restarts", PLAN)
+        if not open_elsewhere:
+            writer.close()
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        with nobody(), Store.open(folder, writable=False) as store:
+            assert [study.id for study in store.studies()] == ["digits"]
+            assert store.verify("digits") == []
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o755)
 

@@ -288,7 +288,7 @@ def test_misuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'batch'"):
         writer.step(0, {"batch": 1.0})
     with pytest.raises(TypeError):
-        writer.step(0, {"loss": None})  # type: ignore[dict-item]
+        writer.step(0, {"loss": None})
     with pytest.raises(ValueError, match="'steps'"):
         writer.event("steps", {})
     with pytest.raises(ValueError, match="'running'"):
@@ -374,3 +374,32 @@ def test_an_interrupt_while_a_block_is_written_loses_and_doubles_nothing(
             writer.step(BLOCK - 1, {"loss": float(BLOCK - 1)})
     writer.close()
     assert RunRecord.read(tmp_path / "run").steps.tolist() == list(range(BLOCK))
+
+
+@pytest.mark.parametrize("ended", ["closed", "finished"])
+def test_nothing_is_recorded_after_the_end(tmp_path: Path, ended: str) -> None:
+    writer = RunWriter(tmp_path / "run", HEADER)
+    writer.step(0, {"loss": 1.0})
+    writer.close() if ended == "closed" else writer.finish("done", {}, "f")
+    before = (tmp_path / "run" / LOG_NAME).read_bytes()
+    for late in (
+        lambda: writer.step(1, {"loss": 0.5}),
+        lambda: writer.event("restart", {}),
+        lambda: writer.finish("done", {}, "f"),
+        writer.flush,
+    ):
+        with pytest.raises(InputError, match=f"the run in .*run is {ended}: nothing can") as caught:
+            late()
+        assert "\n" not in str(caught.value)
+    writer.close()
+    assert (tmp_path / "run" / LOG_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["seed", "recipe", "facts"])
+def test_what_a_user_adds_replaces_no_key_of_the_record(tmp_path: Path, key: str) -> None:
+    header = {"recipe": {}, "seed": 3}
+    with pytest.raises(InputError, match=f"^about: the key '{key}' is the record's own; give"):
+        RunWriter(tmp_path / "run", header, {"note": "mine", key: 7})
+    assert not (tmp_path / "run").exists()
+    RunWriter(tmp_path / "run", header, {"note": "mine"}).close()
+    assert RunRecord.read(tmp_path / "run").header == {**header, "note": "mine"}

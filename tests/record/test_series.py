@@ -132,7 +132,7 @@ def test_without_pyarrow_the_extra_is_named(
     def without(name: str, *rest: object) -> object:
         if name.split(".")[0] == "pyarrow":
             raise ImportError(name=name)
-        return real(name, *rest)  # type: ignore[arg-type]
+        return real(name, *rest)
 
     monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)

@@ -118,10 +118,45 @@ def test_runs_come_in_one_order_whatever_order_they_were_added_in(tmp_path: Path
         assert store.runs("none") == []
 
 
+def test_prose_is_revised_and_the_plan_stays(filled: Path) -> None:
+    with Store.open(filled) as store:
+        first = store.study("digits")
+        assert (first.title, first.words, first.revision) == ("Restarts", {}, 1)
+        for number, words in enumerate(({"why": "a"}, {"why": "b"}, {"why": "a"}), 2):
+            for _ in range(2):  # the second time changes nothing
+                revised = store.add_study("renamed", "Warm restarts", PLAN, words)
+            assert revised == dataclasses.replace(
+                first, title="Warm restarts", words=words, revision=number
+            )
+            assert store.study("digits") == revised
+        assert [study.id for study in store.studies()] == ["digits"]
+    assert problems(filled) == []
+    tamper(filled, "UPDATE revisions SET words = '{}' WHERE number = 3")
+    assert problems(filled) == [
+        "study digits: revision 3 of its words in the index was changed",
+    ]
+
+
+def test_a_lost_index_is_made_again_under_the_same_ids(filled: Path) -> None:
+    (filled / "store.sqlite").unlink()
+    with Store.open(filled) as store:
+        assert store.add_study("renamed", "A new title", PLAN).id == "digits"
+        assert [p.split(":")[0] for p in store.verify("digits")] == ["run cosine-1", "run cosine-2"]
+
+
+def test_a_changed_row_is_not_built_on(filled: Path) -> None:
+    tamper(filled, "UPDATE studies SET plan = '{}'")
+    with (
+        Store.open(filled) as store,
+        pytest.raises(MachineError, match=r"row .* was changed; restore .* another `rheostat"),
+    ):
+        store.add_study("digits", "t", PLAN)
+
+
 def test_adding_again_changes_nothing_and_other_content_is_refused(filled: Path) -> None:
     with Store.open(filled) as store:
         before = store.study("digits"), store.runs("digits")
-        store.add_study("digits", "another title", PLAN)
+        store.add_study("digits", "Restarts", PLAN)
         first = before[1][0]
         store.add_run("digits", dataclasses.replace(first, started="later", seconds=9.0))
         assert (store.study("digits"), store.runs("digits")) == before
@@ -138,11 +173,12 @@ def test_adding_again_changes_nothing_and_other_content_is_refused(filled: Path)
 def test_a_study_is_found_by_a_beginning_that_only_it_has(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         for name in ("digits", "digits-2", "moons"):
-            store.add_study(name, name, PLAN)
+            store.add_study(name, name, {**PLAN, "arms": name})
         assert [study.id for study in store.studies()] == ["digits", "digits-2", "moons"]
         assert store.study("m").id == "moons"
         assert store.study("digits").id == "digits"
         assert store.study("digits-").id == "digits-2"
+        assert store.study(store.study("moons").plan_hash).id == "moons"
         with pytest.raises(InputError, match="several studies: digits, digits-2"):
             store.study("dig")
         with pytest.raises(InputError, match="did you mean 'moons'"):
@@ -292,7 +328,7 @@ def test_a_study_is_locked_by_its_file(filled: Path) -> None:
 def test_the_record_loads_neither_torch_nor_an_extra_before_its_use() -> None:
     script = """
 import sys
-import rheostat.record.run, rheostat.record.lock, rheostat.record.series
+import rheostat.record.run, rheostat.core.lock, rheostat.record.series
 print(sorted({"torch", "sqlalchemy", "pyarrow"} & set(sys.modules)))
 import rheostat.record.store
 print(sorted({"torch", "pyarrow"} & set(sys.modules)))

@@ -7,9 +7,27 @@ t, counted from 1. Decay is decoupled and multiplied by lr unless the paper has 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 from tests.references.descent import Array, Gradient
+
+Numbers = TypeVar("Numbers", Array, float)
+
+
+def mean(old: Numbers, new: Numbers, beta: float) -> Numbers:
+    """A step of the exponential moving average."""
+    return beta * old + (1 - beta) * new
+
+
+def unbiased(average: Numbers, beta: float, t: int) -> Numbers:
+    """An average over t steps that began at zero, as one of what it saw."""
+    return average / (1 - beta**t)
+
+
+def length(x: Array) -> float:
+    """The Euclidean norm over all elements."""
+    return math.sqrt((x**2).sum())
 
 
 def lion(
@@ -19,9 +37,9 @@ def lion(
     m = np.zeros_like(w)
     for t in range(1, steps + 1):
         grad = g(t, w)
-        c = betas[0] * m + (1 - betas[0]) * grad
+        c = mean(m, grad, betas[0])
         w = w - lr * (np.sign(c) + weight_decay * w)
-        m = betas[1] * m + (1 - betas[1]) * grad
+        m = mean(m, grad, betas[1])
     return w
 
 
@@ -31,7 +49,7 @@ def signum(
     """arXiv:1802.04434, Algorithm 2."""
     m = np.zeros_like(w)
     for t in range(1, steps + 1):
-        m = momentum * m + (1 - momentum) * g(t, w)
+        m = mean(m, g(t, w), momentum)
         w = w - lr * (np.sign(m) + weight_decay * w)
     return w
 
@@ -49,9 +67,9 @@ def adabelief(
     m, s = np.zeros_like(w), np.zeros_like(w)
     for t in range(1, steps + 1):
         grad = g(t, w)
-        m = betas[0] * m + (1 - betas[0]) * grad
-        s = betas[1] * s + (1 - betas[1]) * (grad - m) ** 2 + eps
-        m_hat, s_hat = m / (1 - betas[0] ** t), s / (1 - betas[1] ** t)
+        m = mean(m, grad, betas[0])
+        s = mean(s, (grad - m) ** 2, betas[1]) + eps
+        m_hat, s_hat = unbiased(m, betas[0], t), unbiased(s, betas[1], t)
         w = w - lr * (m_hat / (np.sqrt(s_hat) + eps) + weight_decay * w)
     return w
 
@@ -104,9 +122,9 @@ def adopt(
     for t in range(1, steps):
         grad = g(t + 1, w)
         normed = grad / np.maximum(np.sqrt(v), eps)
-        m = betas[0] * m + (1 - betas[0]) * np.clip(normed, -(t**0.25), t**0.25)
+        m = mean(m, np.clip(normed, -(t**0.25), t**0.25), betas[0])
         w = w - lr * (m + weight_decay * w)
-        v = betas[1] * v + (1 - betas[1]) * grad**2
+        v = mean(v, grad**2, betas[1])
     return w
 
 
@@ -134,10 +152,10 @@ def ademamix(
             # Past the warm-up the printed exponent leaves the range in which it means anything.
             b3 = math.exp(math.log(start) * math.log(end) / bottom) if share < 1 else end
         grad = g(t, w)
-        m1 = betas[0] * m1 + (1 - betas[0]) * grad
-        m2 = b3 * m2 + (1 - b3) * grad
-        v = betas[1] * v + (1 - betas[1]) * grad**2
-        m1_hat, v_hat = m1 / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+        m1 = mean(m1, grad, betas[0])
+        m2 = mean(m2, grad, b3)
+        v = mean(v, grad**2, betas[1])
+        m1_hat, v_hat = unbiased(m1, betas[0], t), unbiased(v, betas[1], t)
         w = w - lr * ((m1_hat + a * m2) / (np.sqrt(v_hat) + eps) + weight_decay * w)
     return w
 
@@ -155,9 +173,9 @@ def laprop(
     n, m = np.zeros_like(w), np.zeros_like(w)
     for t in range(1, steps + 1):
         grad = g(t, w)
-        n = betas[1] * n + (1 - betas[1]) * grad**2
-        m = betas[0] * m + (1 - betas[0]) * grad / (np.sqrt(n / (1 - betas[1] ** t)) + eps)
-        w = w - lr * (m / (1 - betas[0] ** t) + weight_decay * w)
+        n = mean(n, grad**2, betas[1])
+        m = mean(m, grad / (np.sqrt(unbiased(n, betas[1], t)) + eps), betas[0])
+        w = w - lr * (unbiased(m, betas[0], t) + weight_decay * w)
     return w
 
 
@@ -177,11 +195,10 @@ def mars(
         grad = g(t, w)
         last = grad if last is None else last
         c = grad + gamma * betas[0] / (1 - betas[0]) * (grad - last)
-        length = math.sqrt((c**2).sum())
-        c = c / length if length > 1 else c
-        m = betas[0] * m + (1 - betas[0]) * c
-        v = betas[1] * v + (1 - betas[1]) * c**2
-        m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+        c = c / max(1.0, length(c))
+        m = mean(m, c, betas[0])
+        v = mean(v, c**2, betas[1])
+        m_hat, v_hat = unbiased(m, betas[0], t), unbiased(v, betas[1], t)
         w = w - lr * (m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w)
         last = grad
     return w
@@ -201,8 +218,8 @@ def stable_adamw(
     for t in range(1, steps + 1):
         grad = g(t, w)
         b1, b2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in betas)
-        v = b1 * v + (1 - b1) * grad
-        u = b2 * u + (1 - b2) * grad**2
+        v = mean(v, grad, b1)
+        u = mean(u, grad**2, b2)
         rms = math.sqrt(np.mean(grad**2 / np.maximum(u, eps**2)))
         rate = lr / max(1.0, rms)
         w = w - rate * weight_decay * w - rate * v / (np.sqrt(u) + eps)
@@ -225,7 +242,7 @@ def novograd(
     w = w - lr * m
     for t in range(2, steps + 1):
         grad = g(t, w)
-        v = betas[1] * v + (1 - betas[1]) * float((grad**2).sum())
+        v = mean(v, float((grad**2).sum()), betas[1])
         m = betas[0] * m + (grad / (math.sqrt(v) + eps) + weight_decay * w)
         w = w - lr * m
     return w
@@ -248,7 +265,7 @@ def madgrad(
         s = s + weight * grad
         v = v + weight * grad**2
         z = w0 - s / (np.cbrt(v) + eps)
-        w = momentum * w + (1 - momentum) * z
+        w = mean(w, z, momentum)
     return w
 
 
@@ -267,9 +284,9 @@ def adam_mini(
     for t in range(1, steps + 1):
         grad = g(t, w)
         for b, block in enumerate(blocks):
-            m[block] = betas[0] * m[block] + (1 - betas[0]) * grad[block]
-            v[b] = betas[1] * v[b] + (1 - betas[1]) * float(np.mean(grad[block] ** 2))
-            m_hat, v_hat = m[block] / (1 - betas[0] ** t), v[b] / (1 - betas[1] ** t)
+            m[block] = mean(m[block], grad[block], betas[0])
+            v[b] = mean(v[b], float(np.mean(grad[block] ** 2)), betas[1])
+            m_hat, v_hat = unbiased(m[block], betas[0], t), unbiased(v[b], betas[1], t)
             w[block] -= lr * (m_hat / (math.sqrt(v_hat) + eps) + weight_decay * w[block])
     return w
 
@@ -287,10 +304,10 @@ def lamb(
     m, v = np.zeros_like(w), np.zeros_like(w)
     for t in range(1, steps + 1):
         grad = g(t, w)
-        m = betas[0] * m + (1 - betas[0]) * grad
-        v = betas[1] * v + (1 - betas[1]) * grad**2
-        r = m / (1 - betas[0] ** t) / (np.sqrt(v / (1 - betas[1] ** t)) + eps) + weight_decay * w
-        w = w - lr * math.sqrt((w**2).sum()) / math.sqrt((r**2).sum()) * r
+        m = mean(m, grad, betas[0])
+        v = mean(v, grad**2, betas[1])
+        r = unbiased(m, betas[0], t) / (np.sqrt(unbiased(v, betas[1], t)) + eps) + weight_decay * w
+        w = w - lr * length(w) / length(r) * r
     return w
 
 
@@ -309,8 +326,8 @@ def lars(
     b = np.zeros_like(w)
     for t in range(1, steps + 1):
         grad = g(t, w)
-        length = math.sqrt((w**2).sum())
-        local = trust_coefficient * length / (math.sqrt((grad**2).sum()) + weight_decay * length)
+        size = length(w)
+        local = trust_coefficient * size / (length(grad) + weight_decay * size)
         move = lr * local * (grad + weight_decay * w)
         b = momentum * b + (1 if t == 1 else 1 - dampening) * move
         w = w - (move + momentum * b if nesterov else b)
@@ -331,8 +348,8 @@ def sophia(
     """arXiv:2305.14342, Algorithm 3; `samples` are the estimates made ahead of a step."""
     m, h = np.zeros_like(w), np.zeros_like(w)
     for t in range(1, steps + 1):
-        m = betas[0] * m + (1 - betas[0]) * g(t, w)
+        m = mean(m, g(t, w), betas[0])
         if t in samples:
-            h = betas[1] * h + (1 - betas[1]) * samples[t]
+            h = mean(h, samples[t], betas[1])
         w = w - lr * weight_decay * w - lr * np.clip(m / np.maximum(gamma * h, eps), -1, 1)
     return w

@@ -38,7 +38,7 @@ def assert_same_training(
     add up over 200 steps), 1e-10 in float64, which shows that nothing but rounding differs.
     """
     ours, theirs = network(dtype), network(dtype)
-    other = peer(theirs.parameters(), **arguments, **(peer_arguments or {}))  # type: ignore[call-arg]
+    other = peer(theirs.parameters(), **arguments, **(peer_arguments or {}))
     train(ours, rs.optimizer(name, ours, **arguments))
     train(theirs, other)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-10

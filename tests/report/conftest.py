@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rheostat.core.durable import content_hash
 from rheostat.lab.results import Results, load_results
-from rheostat.record.durable import content_hash
 from rheostat.record.run import RunRecord, RunWriter, compact_run
 from rheostat.record.store import Store, StoredRun
 
@@ -119,7 +119,9 @@ def record_study(
     headers: Mapping[tuple[str, int], Mapping[str, Any]] | None = None,
 ) -> None:
     """Record a whole study, but for the runs `without`; `headers` changes those of some runs."""
-    store.add_study(STUDY, study_plan["study"], study_plan)
+    words = {key: study_plan[key] for key in ("study", "question", "why")}
+    frozen = {key: value for key, value in study_plan.items() if key not in words}
+    store.add_study(STUDY, words["study"], frozen, {**words, "order": list(ARMS)})
     places = [(arm, seed) for arm in ARMS for seed in SEEDS if (arm, seed) not in without]
     with pytest.MonkeyPatch.context() as patch:
         # Waiting for the disk is most of what recording costs, and nothing here loses power.

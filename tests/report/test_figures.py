@@ -181,7 +181,7 @@ def test_an_arm_keeps_its_colour_in_every_figure(drawn: dict[str, Figure]) -> No
 
 
 def test_many_arms_stay_apart() -> None:
-    look = styles([f"arm{index}" for index in range(25)])
+    look = styles([f"arm{index}" for index in range(25)], "arm0")
     assert look["arm0"].colour == GREY
     assert len({(style.colour, style.dash) for style in look.values()}) == 25
 
@@ -192,3 +192,24 @@ def test_names_are_not_markup_for_plotly(recorded: Callable[..., Results]) -> No
     verdict = replace(results.verdict, metric="<a href='x'>loss</a>")
     figure = named(draw(replace(results, verdict=verdict)))["figure-metric"]
     assert figure.layout["yaxis"]["title"]["text"].startswith("&lt;a href=")
+
+
+def test_many_diverged_runs_take_one_name_in_the_legend(results: Results) -> None:
+    diverged = tuple(
+        replace(run, record=replace(run.record, status="diverged"))
+        if run.arm in ("step", "cosine")
+        else run
+        for run in results.runs
+    )
+    figure = named(draw(replace(results, runs=diverged, verdict=None)))["figure-loss"]
+    apart = [trace for trace in figure.traces if "diverged" in trace["name"]]
+    assert len(apart) == 16
+    told = [trace["name"] for trace in apart if trace["showlegend"]]
+    assert told == ["cosine, 8 runs: diverged", "step, 8 runs: diverged"]
+    assert {trace.get("hoverinfo") for trace in apart} == {"skip"}
+    assert "16 diverged runs are drawn apart" in figure.caption
+
+
+def test_the_baseline_is_grey_wherever_it_stands() -> None:
+    look = styles(["a", "base", "b"], "base")
+    assert [look[arm].colour for arm in ("a", "base", "b")] == [COLOURS[0], GREY, COLOURS[1]]

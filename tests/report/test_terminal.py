@@ -95,3 +95,28 @@ def test_problems_of_the_record_are_loud(results: Results) -> None:
     assert "THE RECORD DOES NOT VERIFY: 1 thing is not as written" in text
     assert "- run step.1: its row in the index was changed" in text
     assert "DOES NOT VERIFY" not in printed(results)
+
+
+def test_a_narrow_terminal_loses_nothing(results: Results) -> None:
+    text = printed(results, width=40)
+    assert max(map(len, text.splitlines())) <= 40
+    for part in (
+        "cosine_restarts",
+        "  difference: +0.04",
+        "  95 % interval: −0.07 to +0.15",
+        "  verdict: equivalent",
+        "  TOST Holm p: ",
+        "  failed: 1",
+    ):
+        assert part in text
+    wide = words_of(printed(results))
+    for paragraph in ("question: ", "rule: "):
+        assert wide[wide.index(paragraph) :][:120] in words_of(text)
+
+
+def test_many_problems_do_not_push_the_answer_away(results: Results) -> None:
+    problems = tuple(f"run {index}: its row in the index was changed" for index in range(40))
+    text = printed(replace(results, problems=problems, remedy="do this"))
+    assert text.count("its row in the index") == 10
+    assert "- and 30 more; the report and --json list them all" in text
+    assert "What to do: do this." in words_of(text)

@@ -64,3 +64,14 @@ def test_steps_without_a_fingerprint_are_not_called_compared(results: Results) -
     text = words.fairness(replace(results, runs=(bare, *rest)))
     assert "9,121 batches, all equal" in text
     assert "300 steps have no fingerprint" in text
+
+
+def test_nothing_is_called_compared_that_stands_alone(results: Results) -> None:
+    nothing = "Nothing to compare yet: no seed has finished runs of two arms."
+    assert words.fairness(replace(results, runs=())) == nothing
+    of_one = results.of_arm("cosine")
+    assert words.fairness(replace(results, runs=of_one)) == nothing
+    text = words.fairness(replace(results, runs=(*of_one, results.of_arm("constant")[2])))
+    assert text.startswith("Yes: 2 runs were compared")
+    assert "(600 batches, all equal)" in text
+    assert "7 runs have no run of another arm to be compared with yet." in text

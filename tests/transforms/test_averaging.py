@@ -45,7 +45,7 @@ def _iterates(steps: int) -> list[list[Tensor]]:
 def _mean(taken: list[list[Tensor]], shares: list[float]) -> list[Tensor]:
     """The weighted mean of lists of tensors."""
     columns = zip(*taken, strict=True)
-    return [sum(s * t for s, t in zip(shares, c, strict=True)) for c in columns]  # type: ignore[misc]
+    return [sum(s * t for s, t in zip(shares, c, strict=True)) for c in columns]
 
 
 def _viewed(make: Make, steps: int) -> list[Tensor]:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rheostat.cli.app import Json, StoreOption, app, print_json
+from rheostat.cli.app import Json, StoreOption, app, console, group, print_json
+from rheostat.core.errors import MachineError
 
 if TYPE_CHECKING:
+    from rheostat.lab.results import Results
     from rheostat.record.store import Store
 
-study_app = typer.Typer(
-    help="Run and read studies: honest comparisons of recipes.",
-    rich_markup_mode=None,
-)
-app.add_typer(study_app, name="study")
+study_app = group("study", "Run and read studies: honest comparisons of recipes.")
+app.add_typer(study_app)
 
 
 @study_app.command("run", epilog="Example: rheostat study run examples/warm_restarts.yaml")
@@ -33,8 +32,6 @@ def study_run(
 
     Interrupt it as you like: the same command goes on where it was.
     """
-    from rich.console import Console
-
     from rheostat.lab.execute import available_cores, execute
     from rheostat.lab.plan import Plan
     from rheostat.record.store import Store
@@ -42,13 +39,13 @@ def study_run(
 
     plan = Plan.load(file)
     with Store.open(store) as opened:
-        with study_progress(Console(stderr=True)) as progress:
+        with study_progress(console(stderr=True)) as progress:
             faults = execute(
                 plan, opened, available_cores() if workers is None else workers, progress
             )
         for fault in faults:
             typer.echo(f"rheostat: {fault}", err=True)
-        _report(opened, plan.id, as_json, None)
+        _report(opened, opened.study(plan.hash).id, as_json, None)
     if faults:
         raise typer.Exit(1)
 
@@ -63,7 +60,7 @@ def study_report(
     """Make a study's report again from the record, without torch."""
     from rheostat.record.store import Store
 
-    with Store.open(store) as opened:
+    with Store.open(store, writable=False) as opened:
         _report(opened, opened.study(study).id, as_json, output)
 
 
@@ -72,13 +69,19 @@ def study_list(store: StoreOption = None, as_json: Json = False) -> None:
     """List the studies of a store."""
     from rheostat.record.store import Store
 
-    with Store.open(store) as opened:
+    with Store.open(store, writable=False) as opened:
         studies = opened.studies()
         counts = {study.id: len(opened.runs(study.id)) for study in studies}
     if as_json:
         print_json(
             [
-                {"id": s.id, "title": s.title, "created": s.created, "runs": counts[s.id]}
+                {
+                    "id": s.id,
+                    "title": s.title,
+                    "created": s.created,
+                    "revision": s.revision,
+                    "runs": counts[s.id],
+                }
                 for s in studies
             ]
         )
@@ -90,17 +93,16 @@ def study_list(store: StoreOption = None, as_json: Json = False) -> None:
 
 
 def _report(store: Store, study: str, as_json: bool, output: Path | None) -> None:
-    from rich.console import Console
-
     from rheostat.lab.results import load_results
-    from rheostat.report.html import write_study
     from rheostat.report.terminal import print_study
 
     results = load_results(store, study)
     path = output or store.study_directory(study) / "report.html"
-    if not as_json:
-        print_study(results, Console())  # first: a full disk must not keep the answer back
-    write_study(results, path)
+    try:
+        if not as_json:
+            print_study(results, console())  # first: a full disk must not keep the answer back
+    finally:
+        _write(results, path, chosen=output is not None)  # also where the reader has left
     if as_json:
         verdict = results.verdict and asdict(results.verdict)
         gaps = [f"{arm}, seed {seed}" for arm, seed in results.missing]
@@ -108,5 +110,19 @@ def _report(store: Store, study: str, as_json: bool, output: Path | None) -> Non
         print_json({**found, "missing": gaps, "problems": results.problems, "report": str(path)})
     else:
         typer.echo(f"report: {path}")
-    if results.verdict is None or results.verdict.void or results.problems:
+    if results.problems:
+        first, *more = results.problems
+        others = f" (and {len(more)} more)" if more else ""
+        raise MachineError(f"the record does not verify: {first}{others}; {results.remedy}")
+    if results.verdict is None or results.verdict.void:
         raise typer.Exit(1)
+
+
+def _write(results: Results, path: Path, *, chosen: bool) -> None:
+    from rheostat.report.html import write_study
+
+    try:
+        write_study(results, path)
+    except MachineError as error:
+        advice = "" if chosen else "; --output FILE writes the report to another place"
+        raise MachineError(f"{error}{advice}") from error

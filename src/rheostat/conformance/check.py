@@ -7,10 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from rheostat.conformance import inputs, state, steps
+from rheostat.conformance import card, inputs, state, steps
 from rheostat.conformance.subject import Broken, NotApplicable, Subject
 
-CLAUSES: tuple[Callable[[Subject], None], ...] = (*steps.CLAUSES, *state.CLAUSES, *inputs.CLAUSES)
+CLAUSES: tuple[Callable[[Subject], None], ...] = (
+    *steps.CLAUSES,
+    *state.CLAUSES,
+    *inputs.CLAUSES,
+    *card.CLAUSES,
+)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,9 @@ class Argument:
         from pydantic import ConfigDict, TypeAdapter
 
         config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        return TypeAdapter(self.annotation, config=config)
+        # A Schedule says itself how it is checked, and pydantic refuses a config beside that.
+        own = _bare(self.annotation) is Schedule
+        return TypeAdapter(self.annotation, config=None if own else config)
 
     def parts(self, count: int) -> list[Argument] | None:
         """The parts of an argument that is a tuple, as many as `count`; None where it cannot be."""

@@ -20,13 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import Origin
+
+
+class UndeclaredError(InputError, AttributeError):
+    """A piece reads a hyperparameter that its chain has not."""
 
 
 class Hyper(SimpleNamespace):
@@ -45,7 +49,9 @@ class Hyper(SimpleNamespace):
     """A standard normal sample shaped like a tensor, drawn by counter from (seed, step, name)."""
 
     def __getattr__(self, name: str) -> Any:  # for the type checker: names come from signatures
-        raise AttributeError(f"this piece declares no hyperparameter {name!r}")
+        raise UndeclaredError(
+            f"a piece reads the hyperparameter {name!r}, which no piece of its chain declares"
+        )
 
 
 State = Mapping[str, Tensor]
@@ -61,6 +67,7 @@ Search = Callable[
     tuple[list[Tensor], Mapping[str, float]],
 ]
 Shape = Callable[[Tensor], tuple[int, ...]]
+Scope = Literal["element", "whole", "tensor"]
 
 
 def _same_shape(param: Tensor) -> tuple[int, ...]:
@@ -108,8 +115,9 @@ class Transform:
         buffers: its state, by name.
         hyperparameters: names and values; those of a registered factory come from its signature.
         scope: "element" promises that each element of the update depends on that element alone
-            (and on scalars), so that the loop may flatten, bucket, shard and compile it;
-            "tensor" needs the whole parameter.
+            (and on scalars), so that the loop may flatten, bucket, shard and compile it; "whole"
+            that it depends on sums over the whole parameter besides, so that the loop may flatten
+            and compile it; "tensor" needs the parameter in its shape.
         scaled: the update contains the step size; the loop closes a chain in which no piece does
             with `scale_by_learning_rate`.
         sparse: it takes a sparse gradient (coalesced) and gives a sparse update, or a dense one.
@@ -130,7 +138,7 @@ class Transform:
     update: Update
     buffers: Mapping[str, Buffer] = field(default_factory=dict[str, Buffer])
     hyperparameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    scope: Literal["element", "tensor"] = "tensor"
+    scope: Scope = "tensor"
     scaled: bool = False
     sparse: bool = False
     measure: Measure | None = None
@@ -169,9 +177,24 @@ class Transform:
         )
 
 
+def square(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> Mapping[str, Tensor]:
+    """The update's sum of squares (0-dim, float64), to `measure` a global norm.
+
+    The loop does not call it where it has just summed the squares of the gradients itself.
+    """
+    values = update.values() if update.is_sparse else update
+    half = values.dtype in (torch.float16, torch.bfloat16)
+    norm = cast("Tensor", (values.float() if half else values).norm())  # pyright: ignore[reportUnknownMemberType]
+    return {"square": norm.double().square()}
+
+
 def identity(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
     """The update as it is: for pieces that act only through another verb."""
     return update
+
+
+_SCOPES: tuple[Scope, ...] = ("element", "whole", "tensor")
+"""How much of a parameter a piece must see, from the least on."""
 
 
 def chain(*transforms: Transform) -> Transform:
@@ -199,10 +222,11 @@ def chain(*transforms: Transform) -> Transform:
         buffers=buffers,
         hyperparameters={k: v for p in pieces for k, v in p.hyperparameters.items()},
         scalars={k: v for p in pieces for k, v in p.scalars.items()},
-        scope="element" if all(p.scope == "element" for p in pieces) else "tensor",
+        scope=_SCOPES[max(_SCOPES.index(piece.scope) for piece in pieces)],
         scaled=any(piece.scaled for piece in pieces),
         sparse=all(piece.sparse for piece in pieces),
         name="chain",
+        origin=Origin("chain", {"transforms": transforms}),
         parts=pieces,
     )
 
@@ -210,7 +234,8 @@ def chain(*transforms: Transform) -> Transform:
 def named(prefix: str, transform: Transform) -> Transform:
     """The transform with `prefix.` before every name it declares, so that two of a kind fit into
     one chain."""
-    return chain(*(_prefixed(prefix, piece) for piece in transform.pieces))
+    renamed = chain(*(_prefixed(prefix, piece) for piece in transform.pieces))
+    return replace(renamed, origin=Origin("named", {"prefix": prefix, "transform": transform}))
 
 
 def _prefixed(prefix: str, piece: Transform) -> Transform:

@@ -18,10 +18,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from rheostat.core.durable import make_directory, write_file
 from rheostat.core.errors import InputError, MachineError
 from rheostat.lab.plan import Plan, RunSpec
 from rheostat.lab.worker import Outcome, work
-from rheostat.record.durable import make_directory, write_file
 from rheostat.record.environment import environment
 from rheostat.record.run import SERIES_NAME, RunRecord, compact_run
 from rheostat.record.store import Store, StoredRun
@@ -51,12 +51,15 @@ def execute(
 
     Raises:
         InputError: workers < 1.
-        MachineError: another process runs this study; it was begun under other versions; the
-            store or the disk refuses. What was recorded stays.
+        MachineError: another process runs this study; it was begun under other versions; rows
+            of it were changed; the store or the disk refuses. What was recorded stays.
     """
     if workers < 1:
         raise InputError(f"--workers {workers}: should be at least 1")
-    study = store.add_study(plan.id, plan.title, plan.canonical())
+    study = store.add_study(plan.id, plan.title, plan.frozen(), plan.words())
+    if changed := store.changed_rows(study.id):
+        # Nothing is trained on the word of such a row, nor in its place.
+        raise MachineError(f"{changed[0]}; {store.remedy}")
     with store.lock(study.id):
         runs = store.study_directory(study.id) / "runs"
         make_directory(runs)

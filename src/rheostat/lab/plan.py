@@ -1,5 +1,9 @@
 """A study's plan: checked as a whole, frozen and hashed before anything runs.
 
+What is frozen is what decides the runs and how they are judged, with the hypothesis. The rest of
+a study file is prose (title, question, why, the order of the arms): it may be mended while the
+runs stay what they are, and its revisions are recorded.
+
 `Plan.load` reads a study file (`rheostat.lab.study_file` checks it against the registered
 components); `Plan.of` takes a recorded plan as it is.
 """
@@ -14,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import component
 from rheostat.lab.study_file import read_study
-from rheostat.recipes.document import Document, open_document
+from rheostat.recipes.document import Document
+from rheostat.recipes.formats import open_document
 from rheostat.recipes.recipe import Recipe
-from rheostat.record.durable import content_hash
 
 if TYPE_CHECKING:
     from rheostat.lab.workload import Workload
@@ -36,7 +41,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked study. `arms` are canonical recipes by name, in the order of the names;
+    """A checked study. `arms` are canonical recipes by name, in the order of the file;
     `margin` and `worst` (the score of a failed run) are in the metric's `unit`."""
 
     title: str
@@ -67,14 +72,14 @@ class Plan:
     @classmethod
     def of(cls, canonical: Mapping[str, Any]) -> Plan:
         """The plan whose canonical form this is. Nothing is checked, and no component loaded."""
-        metric = canonical["metric"]
+        metric, arms = canonical["metric"], canonical["arms"]
         return cls(
             title=canonical["study"],
             question=canonical["question"],
             hypothesis=canonical["hypothesis"],
             why=canonical["why"],
             workload=canonical["workload"],
-            arms=dict(sorted(canonical["arms"].items())),
+            arms={name: arms[name] for name in canonical["order"]},
             baseline=canonical["baseline"],
             seeds=tuple(canonical["seeds"]),
             steps=canonical["steps"],
@@ -87,12 +92,22 @@ class Plan:
         )
 
     def canonical(self) -> dict[str, Any]:
-        """The plan as plain data with every default and version; what is recorded and hashed."""
+        """The plan as plain data, with every default and version written out."""
+        return {**self.words(), **self.frozen()}
+
+    def words(self) -> dict[str, Any]:
+        """The prose, and the order in which the arms are shown."""
         return {
             "study": self.title,
             "question": self.question,
-            "hypothesis": self.hypothesis,
             "why": self.why,
+            "order": list(self.arms),
+        }
+
+    def frozen(self) -> dict[str, Any]:
+        """What the runs and their comparison are bound to; what is hashed."""
+        return {
+            "hypothesis": self.hypothesis,
             "workload": copy.deepcopy(dict(self.workload)),
             "arms": copy.deepcopy(dict(self.arms)),
             "baseline": self.baseline,
@@ -110,12 +125,12 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical form, 64 hexadecimal digits."""
-        return content_hash(self.canonical())
+        """SHA-256 of what is frozen, 64 hexadecimal digits."""
+        return content_hash(self.frozen())
 
     @property
     def id(self) -> str:
-        """The study's name in the store: its title for people, its hash for certainty."""
+        """A new study's name in the store: its title for people, its hash for certainty."""
         plain = unicodedata.normalize("NFKD", self.title).encode("ascii", "ignore").decode().lower()
         slug = re.sub("[^a-z0-9]+", "-", plain)[:48].strip("-")
         return f"{slug or 'study'}-{self.hash[:8]}"

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rheostat.core.durable import JsonObject
 from rheostat.core.errors import InputError, MachineError
 from rheostat.lab.fairness import Parting, Witness, parting
 from rheostat.lab.verdict import Score, Verdict, judge
-from rheostat.record.durable import JsonObject
 from rheostat.record.run import RunRecord
-from rheostat.record.store import Store
+from rheostat.record.store import Store, StoredStudy
 
 Place: TypeAlias = tuple[str, int]
 """Where a run stands in its study: (arm, seed)."""
@@ -36,20 +36,25 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """A study's record, arm by arm and in an arm by seed; the baseline comes first.
+    """A study's record, arm by arm as its file orders them, and in an arm by seed.
 
+    `plan` is the frozen plan and the words as last written, which are `revision` number so
+    many, together; the study is in the store since `registered` (ISO 8601, UTC).
     `verdict` is None while runs are missing (`missing` says which) and void where the runs
     part (`parting` says where). `problems` says, a line each, where the record is not as it
-    was written; a verdict beside a problem is not to be relied on.
+    was written; a verdict beside a problem is not to be relied on, and `remedy` says what to do.
     """
 
     study: str
     plan: JsonObject
     plan_hash: str
+    registered: str
+    revision: int
     arms: tuple[str, ...]
     runs: tuple[Run, ...]
     missing: tuple[Place, ...]
     problems: tuple[str, ...]
+    remedy: str
     parting: Parting | None
     verdict: Verdict | None
 
@@ -67,35 +72,50 @@ def load_results(store: Store, study_id: str) -> Results:
     study = store.study(study_id)
     problems = store.verify(study.id)
     try:
-        return _results(store, study.id, study.plan, study.plan_hash, problems)
+        return _results(store, study, problems)
     except KeyError as error:
         raise MachineError(
             f"study {study.id} in {store.where} is damaged: its plan or the header of a run "
-            f"lacks {error}; restore the store from a copy"
+            f"lacks {error}; {store.remedy}"
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        if not problems:
+            raise
+        raise MachineError(
+            f"{problems[0]}, and cannot be read ({error}); {store.remedy}"
         ) from error
 
 
-def _results(
-    store: Store, study: str, plan: JsonObject, plan_hash: str, problems: Sequence[str]
-) -> Results:
-    baseline: str = plan["baseline"]
-    # The plan is kept as JSON with sorted keys, so arms come by name; the baseline leads.
-    arms = (baseline, *(name for name in sorted(plan["arms"]) if name != baseline))
+def _results(store: Store, study: StoredStudy, problems: Sequence[str]) -> Results:
+    plan = {**study.words, **study.plan}
+    arms = tuple(plan["order"])
     places = [(arm, seed) for arm in arms for seed in sorted(plan["seeds"])]
-    found, strays = _gather(store, study, plan["metric"]["name"], places)
+    found, strays = _gather(store, study.id, plan["metric"]["name"], places)
     runs = tuple(found[place] for place in places if place in found)
     missing = tuple(place for place in places if place not in found)
     parted = parting(_witness(run) for run in runs)
     return Results(
-        study=study,
+        study=study.id,
         plan=plan,
-        plan_hash=plan_hash,
+        plan_hash=study.plan_hash,
+        registered=study.created,
+        revision=study.revision,
         arms=arms,
         runs=runs,
         missing=missing,
         problems=(*problems, *strays),
+        remedy=_remedy(store, study.id) if problems or strays else "",
         parting=parted,
         verdict=None if missing else _judge(plan, arms, runs, parted),
+    )
+
+
+def _remedy(store: Store, study: str) -> str:
+    if store.changed_rows(study) or store.damage():
+        return store.remedy
+    return (
+        "another `rheostat study run FILE` keeps damaged runs aside and trains them again; a run "
+        "that is not of the plan is yours to move away"
     )
 
 

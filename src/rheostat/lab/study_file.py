@@ -7,16 +7,16 @@ the recipe that it is, and what is wrong with it is reported where it stands in 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.hyper import Argument
 from rheostat.recipes.document import Document, Problem, quoted, refuse
 from rheostat.recipes.reader import STEPS, Reader
 from rheostat.recipes.recipe import read_recipe
 from rheostat.recipes.schema import ARM_NAME, METRIC_KEYS, MOST_SEEDS, SEED, STUDY_TEXTS
-from rheostat.record.durable import content_hash
 
 if TYPE_CHECKING:
     from rheostat.lab.workload import Metric, Workload
@@ -62,6 +62,7 @@ class _Study:
         arms = self._arms(steps)
         return {
             **texts,
+            "order": list(arms or {}),
             "workload": workload,
             "arms": arms,
             "baseline": self._baseline(),
@@ -138,8 +139,22 @@ class _Study:
             self._reader.report(("metric", "name"), f"the workload has no {quoted(name)}; {hint}")
             return None
         metric = known[name]
+        if (margin := values.get("margin")) is not None:
+            self._sensible_margin(margin, name, metric)
         kept = {"goal": metric.goal, "worst": float(metric.worst), "unit": metric.unit}
         return {"name": name, "margin": values.get("margin"), **kept}
+
+    def _sensible_margin(self, margin: float, name: str, metric: Metric) -> None:
+        if metric.best is None:
+            return
+        span = abs(metric.worst - metric.best)
+        if margin >= span:
+            ends = " to ".join(f"{end:.4g}" for end in sorted((metric.worst, metric.best)))
+            self._reader.report(
+                ("metric", "margin"),
+                f"{margin:g} takes in the whole range of {name} ({ends} {metric.unit}".rstrip()
+                + "): no two arms could differ by it; should be the difference that would matter",
+            )
 
     def _seeds(self) -> list[int] | None:
         if "seeds" not in self._given:
@@ -204,9 +219,35 @@ class _Study:
                 faults.setdefault(problem, []).append(name)
             if recipe is not None:
                 arms[name] = recipe.canonical()
-        self.problems += [_of_arms(problem, names, len(given)) for problem, names in faults.items()]
+        self.problems += [
+            _of_arms(problem, names, len(given)) for problem, names in self._shared(faults, given)
+        ]
         self._refuse_twins(arms)
-        return dict(sorted(arms.items()))
+        return arms
+
+    def _shared(
+        self, faults: Mapping[Problem, list[str]], given: Mapping[str, Any]
+    ) -> Iterator[tuple[Problem, list[str]]]:
+        """The problems of the arms; what no arm has is the shared recipe's to give, and one."""
+        lacking: dict[tuple[str, str], list[Problem]] = {}
+        for problem, names in faults.items():
+            lacks = self._lacks(problem, names[0], given)
+            if lacks is None:
+                yield problem, names
+            else:
+                lacking.setdefault((lacks, problem.message), []).append(problem)
+        for (key, message), problems in lacking.items():
+            if len(problems) < max(2, len(given)):
+                yield from ((problem, []) for problem in problems)
+            else:
+                where = ("recipe", key) if "recipe" in self._given else ("arms", "*", key)
+                yield self._document.problem(where, f"{message} (in every arm)"), []
+
+    @staticmethod
+    def _lacks(problem: Problem, name: str, given: Mapping[str, Any]) -> str | None:
+        """The key that this is about, where it is one that the arm should have and has not."""
+        arm, _, key = problem.path.removeprefix("arms.").partition(".")
+        return key if arm == name and key and key not in given[name] else None
 
     def _refuse_twins(self, arms: Mapping[str, Any]) -> None:
         seen: dict[str, str] = {}
@@ -230,7 +271,7 @@ class _Study:
 
 def _of_arms(problem: Problem, names: list[str], arms: int) -> Problem:
     """A problem of the shared recipe says for which arms it is one, unless for all."""
-    if not problem.path.startswith("recipe") or len(names) == arms:
+    if not names or not problem.path.startswith("recipe") or len(names) == arms:
         return problem
     message = f"{problem.message} (in {', '.join(names)})"
     return Problem(problem.where, problem.path, message, problem.position)

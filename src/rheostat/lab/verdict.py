@@ -265,9 +265,12 @@ def _compare(verdict: Verdict) -> tuple[Comparison, ...]:
             outcome="inconclusive",
             sentence="",
         )
-        comparison = replace(comparison, outcome=_outcome(comparison, verdict, arm, base))
-        found.append(replace(comparison, sentence=_sentence(comparison, verdict, arm, base)))
-    return tuple(found)
+        found.append(replace(comparison, outcome=_outcome(comparison, verdict, arm, base)))
+    notes = _reach(found, verdict.alpha)
+    return tuple(
+        replace(c, sentence=_sentence(c, verdict, arm, base, note))
+        for c, arm, note in zip(found, others, notes, strict=True)
+    )
 
 
 def _tost(differences: list[float], margin: float) -> float:
@@ -289,7 +292,9 @@ def _both_failed(arm: ArmSummary, base: ArmSummary) -> int:
     return sum(a.failed and b.failed for a, b in zip(arm.scores, base.scores, strict=True))
 
 
-def _sentence(c: Comparison, verdict: Verdict, arm: ArmSummary, base: ArmSummary) -> str:
+def _sentence(
+    c: Comparison, verdict: Verdict, arm: ArmSummary, base: ArmSummary, reach: str
+) -> str:
     """The comparison in words: the outcome with its evidence, then what a reader must know."""
     places = _places(c, verdict.margin)
     margin = f"±{_number(verdict.margin, places)}"
@@ -325,24 +330,27 @@ def _sentence(c: Comparison, verdict: Verdict, arm: ArmSummary, base: ArmSummary
                 f"{side.failures} of {len(side.scores)} runs of {side.name} failed "
                 f"and count as {_number(scored)}."
             )
-    notes.append(_reach(len(c.differences), len(verdict.arms) - 1, verdict.alpha))
-    return " ".join([claim, *filter(None, notes)])
+    return " ".join([claim, *filter(None, [*notes, reach])])
 
 
-def _reach(pairs: int, comparisons: int, alpha: float) -> str:
-    """A warning where even the clearest difference over so few pairs could not be shown.
+def _reach(rows: Sequence[Comparison], alpha: float) -> list[str]:
+    """For each comparison a warning where even the clearest difference could not be shown.
 
-    Holm multiplies the smallest p by the number of comparisons, so if that is not below
-    alpha none is.
+    A tie has no sign to flip, so n pairs of which k are tied give no p below 2^(1 - (n - k)).
+    Holm never lowers a p where another rises: if these least ones do not pass, none does.
     """
-    least = 2.0 ** (1 - pairs)
-    if least * comparisons < alpha:
-        return ""
-    holm_least = f", {min(1.0, least * comparisons):.3g} after Holm" if comparisons > 1 else ""
-    return (
-        f"With {pairs} pairs p cannot be below {least:.3g}{holm_least}, "
-        f"so better or worse at {alpha:g} is out of reach."
-    )
+    leasts = [min(1.0, 2.0 ** (1 - (len(row.differences) - row.ties))) for row in rows]
+    found: list[str] = []
+    for row, least, corrected in zip(rows, leasts, holm(leasts), strict=True):
+        pairs = f"{len(row.differences)} pairs"
+        tied = f", {row.ties} of them tied," if row.ties else ""
+        after = f", {corrected:.3g} after Holm" if len(rows) > 1 else ""
+        warning = (
+            f"With {pairs}{tied} p cannot be below {least:.3g}{after}, "
+            f"so better or worse at {alpha:g} is out of reach."
+        )
+        found.append("" if corrected < alpha else warning)
+    return found
 
 
 def _p(p: float) -> str:

@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from rheostat.core.durable import sync_directory
 from rheostat.core.errors import MachineError, RheostatError
 from rheostat.lab.plan import Plan, RunSpec
-from rheostat.record.durable import sync_directory
 from rheostat.record.run import compact_run
 
 

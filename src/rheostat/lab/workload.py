@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """What is judged: which way is better, and the score of a run that failed."""
+    """What is judged: which way is better, and the score of a run that failed.
+
+    `best` is the end that no run can pass, None where there is none. A margin as wide as from
+    `worst` to it is refused.
+    """
 
     goal: Literal["maximize", "minimize"]
     worst: float
     unit: str = ""
+    best: float | None = None
 
 
 class Task(Protocol):

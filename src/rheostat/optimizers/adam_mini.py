@@ -70,17 +70,36 @@ def adam_mini(
     over a block.
 
     Variant: the paper's partition for transformers: a row of each matrix (an output neuron, a token
-    of an embedding or head), a whole head of queries and keys where `heads` names them, and every
-    other parameter (norms, biases, convolutions) as a whole.
-    Equals: pytorch_optimizer.AdamMini for parameters that are no matrices, and for named heads
-    (it has the paper's first partition, where other matrices are one block), to float32 rounding.
+     of an embedding or head), a whole head of queries and keys where `heads` names them, and every
+     other parameter (norms, biases, convolutions) as a whole.
+    Equals: pytorch_optimizer.AdamMini for parameters that are no matrices, and for named heads (it
+     has the paper's first partition, where other matrices are one block), to float32 rounding.
+    Assumes: that the weights of a block (an output neuron, an attention head) share a curvature, so
+     that one second moment serves them.
+    Theory: argued from the block structure of the Hessian of transformers, without a rate.
+    Practice: as AdamW on language models at half its state, with AdamW's hyperparameters; heads
+     must be named for attention to be split as in the paper.
+    State: 4*m*n + 4*m bytes for m × n, 4*n + 4 for n.
+    Flops: about 8 an element.
+    Use: for transformers whose optimizer state is what limits them.
+    Avoid: for networks whose partition is unknown: one second moment for unlike weights is
+     unstable.
+    Recipe: {optimizer: adam_mini, lr: {schedule: cosine, peak: 1e-2, warmup: 20}, weight_decay:
+     0.1}
+    Tags: adaptive, momentum, low-memory
     Source: Zhang et al. 2024 (arXiv:2406.16793), Algorithms 1 and 3.
-    lr: step size.
-    betas: decay rates of the running mean and of the blocks' mean squares.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of lr.
+    lr: step size. Usual [1e-5, 1e-2] weight: more learns faster, until it diverges.
+    betas: decay rates of the running mean and of the blocks' mean squares. Usual [0.8, 0.95],
+     [0.95, 0.9999]: higher averages over more steps, which is steadier and slower to notice a
+     change.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 0.3] 1/lr: more keeps
+     weights smaller and fits less closely.
     heads: shell patterns of the names of the query and key matrices, such as "*.q_proj.weight".
-    head_dim: rows of one head in these matrices.
+     Usual (): naming them splits attention by heads, as the paper does.
+    head_dim: rows of one head in these matrices. Usual [0, 256] rows: the model's own; another
+     number mixes heads.
     """
     if bool(heads) != bool(head_dim):
         raise InputError("adam_mini: heads (names) and head_dim (rows of one head) go together")

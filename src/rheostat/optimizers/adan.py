@@ -75,16 +75,34 @@ def adan(
     w ← (w − lr · (m̂ + β₂ v̂) / (√n̂ + eps)) / (1 + lr · weight_decay), with m̂, v̂ and n̂ the
     bias-corrected running means of g, of d = g − g₋₁ and of (g + β₂ d)².
 
-    Variant: the authors' code: betas are decay rates (the paper writes 1 − β), bias correction,
-    no restarts, gradients clipped by a piece of its own or not at all.
+    Variant: the authors' code: betas are decay rates (the paper writes 1 − β), bias correction, no
+     restarts, gradients clipped by a piece of its own or not at all.
     Equals: pytorch_optimizer.Adan (same defaults; weight_decouple = not proximal), to float32
-    rounding. optax.adan takes 1 − β₂ where the paper, in this notation, has β₂: other numbers.
+     rounding. optax.adan takes 1 − β₂ where the paper, in this notation, has β₂: other numbers.
+    Assumes: that the difference of successive gradients is signal more than noise: batches are not
+     tiny.
+    Theory: O(ε^−3.5) stochastic gradients to a point with ‖∇f‖ ≤ ε where the Hessian is Lipschitz,
+     the lower bound (the paper, with restarts).
+    Practice: trains vision transformers and convolutions in fewer epochs than AdamW at an lr 5 to
+     10 times as high; the state is twice AdamW's.
+    State: 16*m*n bytes for m × n, 16*n for n.
+    Flops: about 25 an element.
+    Use: for vision and generative models with large batches and lr.
+    Avoid: where memory is short, or batches are small and noisy.
+    Recipe: {optimizer: adan, lr: {schedule: cosine, peak: 1e-2, warmup: 20}, weight_decay: 0.02}
+    Tags: adaptive, momentum, nesterov
     Source: Xie et al. 2022 (arXiv:2208.06677), Algorithm 1.
-    lr: step size; about the largest change of one weight in one update.
+    lr: step size; about the largest change of one weight in one update. Usual [1e-4, 3e-2] weight:
+     more learns faster, until it diverges.
     betas: decay rates of the running means of the gradient, of its differences, and of the square.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of lr.
-    proximal: decay by dividing the new weight, as published; otherwise as AdamW does.
+     Usual [0.9, 0.99], [0.8, 0.98], [0.95, 0.999]: higher averages over more steps; the second
+     weighs the differences.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 0.3] 1/lr: more keeps
+     weights smaller and fits less closely.
+    proximal: decay by dividing the new weight, as published; otherwise as AdamW does. Usual True:
+     False decays as AdamW does, and differs where lr · weight_decay is large.
     """
     rule = scale_by_adan(*betas, eps)
     if proximal:

@@ -87,17 +87,36 @@ def ademamix(
     not bias-corrected; α and β₃ are warmed up.
 
     Variant: as published, with both schedules; the paper sets both warm-ups to the length of the
-    run. Decay is multiplied by the scheduled lr.
+     run. Decay is multiplied by the scheduled lr.
     Equals: pytorch_optimizer.AdEMAMix (weight_decouple=True, t_alpha_beta3 = both warm-ups), and
-    optax.contrib.ademamix without warm-ups, to float32 rounding.
+     optax.contrib.ademamix without warm-ups, to float32 rounding.
+    Assumes: that gradients from tens of thousands of steps ago still point the right way.
+    Theory: no proof is published with it.
+    Practice: reaches AdamW's loss on language models with about half the tokens at long horizons,
+     and forgets less; unstable without both warm-ups.
+    State: 12*m*n bytes for m × n, 12*n for n.
+    Flops: about 19 an element.
+    Use: for long pre-training, with both warm-ups set to the run's length.
+    Avoid: for short runs and drifting data, where a mean over 10,000 steps is stale.
+    Recipe: {optimizer: ademamix, lr: {schedule: cosine, peak: 3e-3, warmup: 20}, alpha_warmup:
+     1000, beta3_warmup: 1000, weight_decay: 0.1}
+    Tags: adaptive, momentum
     Source: Pagliardini et al. 2024 (arXiv:2409.03137), Algorithm 1.
-    lr: step size; a weight changes in one update by about 1 + α times this at most.
-    betas: decay rates of the fast mean, of the mean square, and of the slow mean.
-    alpha: how much the slow mean counts beside the fast one.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of lr.
-    alpha_warmup: updates over which alpha rises from 0; 0 for none.
-    beta3_warmup: updates over which the slow rate rises from the fast one; 0 for none.
+    lr: step size; a weight changes in one update by about 1 + α times this at most. Usual
+     [1e-5, 3e-3] weight: more learns faster, until it diverges.
+    betas: decay rates of the fast mean, of the mean square, and of the slow mean. Usual
+     [0.8, 0.95], [0.95, 0.9999], [0.999, 0.99999]: a higher third remembers longer and needs a
+     longer warm-up.
+    alpha: how much the slow mean counts beside the fast one. Usual [2, 10] 1: more follows the slow
+     mean, and needs a lower lr.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 0.3] 1/lr: more keeps
+     weights smaller and fits less closely.
+    alpha_warmup: updates over which alpha rises from 0; 0 for none. Usual [0, 1000000] updates:
+     shorter is bolder early.
+    beta3_warmup: updates over which the slow rate rises from the fast one; 0 for none. Usual
+     [0, 1000000] updates: shorter is bolder early.
     """
     return chain(
         scale_by_ademamix(*betas, alpha, eps, alpha_warmup, beta3_warmup),

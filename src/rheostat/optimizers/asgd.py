@@ -25,13 +25,28 @@ def asgd(
 
     Variant: a scheduled lr acts at once; torch computes η an update ahead, with the lr of then.
     Equals: torch.optim.ASGD (same defaults, a constant lr; a is its `ax`), to float32 rounding.
-    Source: Polyak & Juditsky 1992 (SIAM J. Control Optim. 30:838–855); the step size after
-    Bottou 2012 (Stochastic gradient descent tricks).
-    lr: step size of the first update, in units of weight per unit of gradient.
-    lambd: fraction of each weight taken off per unit of η; also the speed at which η falls.
-    alpha: power by which η falls.
-    t0: updates of a parameter without an average; a is w up to update t0 + 2, its first part.
-    weight_decay: L2 coefficient, added to the gradient.
+    Assumes: a loss that is smooth and, near its end, convex; noise that averages out.
+    Theory: the average of SGD's iterates under steps t^−α, ½ < α < 1, has the best possible
+     asymptotic error (Polyak & Juditsky 1992).
+    Practice: helped language models of recurrent networks at a constant lr; today's moving averages
+     do the same with any rule.
+    State: 4*m*n bytes for m × n, 4*n for n.
+    Flops: about 8 an element.
+    Use: for convex models, and to average weights late in a run (t0).
+    Avoid: without evaluating inside `opt.averaged()`: the weights themselves do not show the gain.
+    Recipe: {optimizer: asgd, lr: 0.05, t0: 50}
+    Tags: averaging, low-memory
+    Source: Polyak & Juditsky 1992 (SIAM J. Control Optim. 30:838–855); the step size after Bottou
+     2012 (Stochastic gradient descent tricks).
+    lr: step size of the first update, in units of weight per unit of gradient. Usual [1e-3, 30]
+     weight/gradient: more learns faster, until it diverges.
+    lambd: fraction of each weight taken off per unit of η; also the speed at which η falls. Usual
+     [0, 1e-2] 1/η: more falls faster and decays more.
+    alpha: power by which η falls. Usual [0.5, 1]: higher falls faster.
+    t0: updates of a parameter without an average; a is w up to update t0 + 2, its first part. Usual
+     [0, 1e6] updates: lower averages over more of the run, its poor beginning too.
+    weight_decay: L2 coefficient, added to the gradient. Usual [0, 1e-2] gradient/weight: more keeps
+     weights smaller and fits less closely.
     """
     numbers = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0}
     step = Transform(

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import component
-from rheostat.core.schedule import Schedule
+from rheostat.core.schedule import Origin, Schedule
 from rheostat.core.transform import Transform, chain
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Mode
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.policy import Policy
 from rheostat.transforms.scaling import scale_by_learning_rate
+
+
+@runtime_checkable
+class Foreign(Protocol):
+    """What another library's component makes: its own optimizer, once there are parameters."""
+
+    def on(self, target: nn.Module | Iterable[Any]) -> torch.optim.Optimizer:
+        """That library's optimizer on a module or on parameters."""
+        ...
 
 
 def optimizer(
@@ -35,6 +45,7 @@ def optimizer(
 
     Args:
         rule: a registered name (`"adamw"`, `"adamw@1"`), a Transform made by `chain`, or a Policy.
+            Another library's (`"torch/AdamW"`) gives that library's optimizer, in its own loop.
         target: a module (its parameters are then known by name), or what torch.optim takes.
         nonfinite, accumulate, precision, mode: how the loop treats every rule; see `Optimizer`.
         maximize: go up the gradient.
@@ -47,8 +58,16 @@ def optimizer(
             range, a target without parameters, a parameter that a policy leaves out.
     """
     if isinstance(rule, str):
-        made: Transform | Policy = component(rule, "optimizer").factory(**hyperparameters)
+        made: Transform | Policy | Foreign = component(rule, "optimizer").factory(**hyperparameters)
         lr = None
+        if isinstance(made, Foreign):
+            options = (nonfinite, accumulate, precision, mode, maximize, seed)
+            if options != ("skip", 1, "plain", "auto", False, 0):
+                raise InputError(
+                    f"{rule} runs in its library's own loop, which has no nonfinite, accumulate, "
+                    "precision, mode, maximize or seed of ours; leave them out"
+                )
+            return cast("Optimizer", made.on(target))
     else:
         for name in hyperparameters:
             if name != "lr" or isinstance(rule, Policy):
@@ -73,7 +92,11 @@ def _groups(
 ) -> list[dict[str, Any]]:
     if isinstance(rule, Policy):
         listed = target if isinstance(target, nn.Module) else list(target)
-        return [{**group, "rule": scaled(group["rule"], None)} for group in rule.assign(listed)]
+        line = Origin("line", {"policy": rule})  # what the groups are lines of
+        return [
+            {**group, "rule": replace(scaled(group["rule"], None), origin=line)}
+            for group in rule.assign(listed)
+        ]
     whole = scaled(rule, lr)
     params: list[Any] = (
         list(target.named_parameters())

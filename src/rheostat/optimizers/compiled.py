@@ -1,9 +1,8 @@
-"""One compiled kernel for a rule that works element by element, whatever the parameters.
+"""One compiled kernel for a rule that does not mind the shape of a parameter.
 
-The rule is traced once over flat tensors. Its scalar arithmetic (bias corrections, 1 − β …) is
-lifted out and done in float64 before each call, so the kernel gets a few numbers as tensors and
-is never compiled again when a hyperparameter changes. Large parameters are run one by one, as
-flat views; small ones are gathered into one flat tensor, run together, and put back.
+Large parameters are run one by one, as flat views. Where the rule works element by element, small
+ones are gathered into one flat tensor, run together, and put back; their buffers lie one behind the
+other in one piece of memory, so that they need no gathering.
 """
 
 from __future__ import annotations
@@ -13,13 +12,15 @@ import operator
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from rheostat.core.transform import Hyper, Transform
+from rheostat.core.transform import Transform
+from rheostat.optimizers.tracing import Traced, traced
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -28,287 +29,220 @@ SMALL = 1 << 15
 """Elements below which a parameter is gathered with others: a call costs tens of microseconds,
 as much as moving some ten thousand elements twice."""
 
-MOST_SCALARS = 64
-"""More scalars than any rule meets tensors with."""
+FEW = 4
+"""Parameters of one length from which it pays to run them as the rows of a matrix."""
 
-Numbers = Mapping[str, Any]
-
-
-class Scalar:
-    """A number that is not known while tracing: an expression in the hyperparameters.
-
-    Where it meets a tensor it becomes an input of the kernel. Anything that needs its value now
-    (a branch, `math.sqrt`) raises TypeError, and the rule is run eagerly.
-    """
-
-    def __init__(self, value: Callable[[Numbers], float]) -> None:
-        self.value = value
-
-    def __neg__(self) -> Scalar:
-        return Scalar(lambda numbers: -self.value(numbers))
-
-    def __bool__(self) -> bool:
-        raise TypeError("a rule that branches on a hyperparameter cannot be compiled")
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        lift = _Trace.current().lift
-        kwargs = kwargs or {}
-        for keyword in ("value", "alpha"):
-            if isinstance(kwargs.get(keyword), Scalar):
-                return _scaled(func.__name__, args, lift(kwargs[keyword]))
-        return func(*(lift(a) if isinstance(a, Scalar) else a for a in args), **kwargs)
-
-
-def _scaled(name: str, args: tuple[Any, ...], factor: Tensor) -> Tensor:
-    """The torch functions with a `value` or `alpha`, which takes plain numbers only."""
-    start, *rest = cast("tuple[Tensor, ...]", args)
-    match name.removesuffix("_"), rest:
-        case "addcmul", [a, b]:
-            result = start + factor * (a * b)
-        case "addcdiv", [a, b]:
-            result = start + factor * (a / b)
-        case "add", [a]:
-            result = start + factor * a
-        case "sub", [a]:
-            result = start - factor * a
-        case _:
-            raise TypeError(f"{name} with a scalar that is not known yet cannot be compiled")
-    return start.copy_(result) if name.endswith("_") else result
-
-
-def _operators() -> None:
-    """Give Scalar the arithmetic of numbers."""
-
-    def plain(operand: Any) -> Callable[[Numbers], float]:
-        return operand.value if isinstance(operand, Scalar) else lambda _: operand
-
-    def make(act: Callable[[float, float], float], swapped: bool) -> Callable[[Any, Any], Any]:
-        def apply(self: Scalar, other: Any) -> Any:
-            if isinstance(other, Tensor):
-                return NotImplemented
-            one, two = (plain(other), self.value) if swapped else (self.value, plain(other))
-            return Scalar(lambda numbers: act(one(numbers), two(numbers)))
-
-        return apply
-
-    for name in ("add", "sub", "mul", "truediv", "pow"):
-        setattr(Scalar, f"__{name}__", make(getattr(operator, name), False))
-        setattr(Scalar, f"__r{name}__", make(getattr(operator, name), True))
-    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(Scalar, f"__{name}__", make(getattr(operator, name), False))
-
-
-_operators()
-
-
-class _Trace:
-    """The scalars that a rule has met tensors with, in order, and the inputs in their place."""
-
-    _stack: list[_Trace] = []  # noqa: RUF012  (one a process: tracing is not concurrent)
-
-    def __init__(self, slots: Sequence[Tensor]) -> None:
-        self._slots = slots
-        self.scalars: list[Scalar] = []
-
-    @classmethod
-    def current(cls) -> _Trace:
-        return cls._stack[-1]
-
-    def lift(self, scalar: Scalar) -> Tensor:
-        self.scalars.append(scalar)
-        return self._slots[len(self.scalars) - 1]
-
-    def __enter__(self) -> _Trace:
-        self._stack.append(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.pop()
+TOGETHER = 1 << 17
+"""Elements that are gathered at most for one call."""
 
 
 class CompiledKernel:
     """A rule as one compiled function over flat tensors; compiled at the first step."""
 
     def __init__(self, rule: Transform) -> None:
-        traced = _traced(rule)
-        assert traced is not None
-        self._traced = traced
+        found = traced(rule)
+        assert found is not None
+        self._rule = rule
+        self._traced = found
+        self._run = _compiled(found.graph)
+        self._homes: dict[int, _Home] = {}
         self._names = tuple(rule.buffers)
-        # A buffer that is one number differs between parameters: they cannot run as one.
-        self._gathers = all(buffer.like_parameter for buffer in rule.buffers.values())
+        self._like = tuple(n for n, buffer in rule.buffers.items() if buffer.like_parameter)
+        # Otherwise what is summed over a parameter, or kept as one number, must be kept apart.
+        self._flat = rule.scope == "element" and self._like == self._names
 
     @staticmethod
     def can_run(rule: Transform) -> bool:
-        """Whether the rule works element by element, and its scalars can be lifted."""
-        return _traced(rule) is not None
+        """Whether the rule takes flat tensors, and its scalars can be lifted."""
+        return traced(rule) is not None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledKernel:
+        """A kernel for a copied optimizer, whose buffers live elsewhere."""
+        return CompiledKernel(self._rule)
+
+    def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
+        """Real float32 and float64 parameters that have elements."""
+        return (
+            # A length of one is special to the compiler.
+            param.numel() >= (1 if self._flat else 2)
+            and param.dtype in (torch.float32, torch.float64)
+            and all(state[name].dtype == param.dtype for name in self._like)
+        )
 
     def takes(self, item: Item) -> bool:
-        """Dense real float32 and float64 parameters without holes."""
-        param, update = item.param, item.update
-        # Buffers are made by the loop, as their declaration says: one look at the first suffices.
-        first = item.state[self._names[0]] if self._names else param
+        """Dense gradients, and neither they nor the parameter with holes."""
+        param, gradient = item.param, item.update
         return (
-            param.numel() >= (1 if self._gathers else SMALL)
-            and param.dtype in (torch.float32, torch.float64)
-            and update.layout == torch.strided
-            and update.dtype == param.dtype
-            and (first.dtype == param.dtype or not self._gathers)
+            not gradient.is_sparse
+            and gradient.dtype is param.dtype
             and param.is_contiguous()
-            and update.is_contiguous()
+            and gradient.is_contiguous()
         )
 
     def run(self, items: Sequence[Item]) -> None:
         """Large items one by one, small ones of one group, step, device and dtype together."""
         gathered: dict[tuple[Any, ...], list[Item]] = {}
-        scalars: dict[tuple[Any, ...], list[Tensor]] = {}
         for item in items:
-            key = (id(item.numbers), item.step, item.param.dtype, item.param.device)
-            if key not in scalars:
-                scalars[key] = self._traced.inputs(item)
-            if self._gathers and item.param.numel() < SMALL:
-                gathered.setdefault(key, []).append(item)
+            param = item.param
+            size = param.numel()
+            alone = (item.name,) if size >= SMALL else () if self._flat else (size,)
+            key = (id(item.numbers), item.step, param.dtype, param.device, *alone)
+            gathered.setdefault(key, []).append(item)
+        for batch in gathered.values():
+            if self._flat and batch[0].param.numel() < SMALL:
+                self._run_flat(batch)
+            elif len(batch) >= FEW:
+                self._run_stacked(batch)
             else:
-                buffers = [item.state[name] for name in self._names]
-                flat = [buffer.view(-1) if buffer.ndim else buffer for buffer in buffers]
-                param = item.param.detach().view(-1)
-                self._traced(param, item.update.view(-1), flat, scalars[key])
-        for key, small in gathered.items():
-            self._run_together(small, scalars[key])
+                self._run_alone(batch)
 
-    def _run_together(self, items: list[Item], scalars: list[Tensor]) -> None:
-        lists = [[item.param.view(-1) for item in items]]
-        lists += [[item.state[name].view(-1) for item in items] for name in self._names]
-        update = torch.cat([item.update.view(-1) for item in items])
-        flat = [torch.cat(tensors) for tensors in lists]
-        if len(update) == 1:
-            # A length of one is special to the compiler, which would compile again for it.
-            update, flat = update.repeat(2), [tensor.repeat(2) for tensor in flat]
-        param, *buffers = flat
-        self._traced(param, update, buffers, scalars)
-        sizes = [item.param.numel() for item in items]
-        for tensors, whole in zip(lists, flat, strict=True):
-            parts = list(torch.split(whole[: sum(sizes)], sizes))
-            torch._foreach_copy_(tensors, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    def _run_alone(self, items: list[Item]) -> None:
+        vector = _vector(self._traced, items[0])
+        for item in items:
+            buffers = [item.state[name] for name in self._names]
+            flat = [buffer.view(-1) if buffer.ndim else buffer for buffer in buffers]
+            self._run(item.param.detach().view(-1), item.update.view(-1), *flat, vector)
 
+    def _run_flat(self, items: list[Item]) -> None:
+        vector = _vector(self._traced, items[0])
+        for part in _parts(items):
+            with self._together(part) as (params, updates, buffers):
+                if len(updates) == 1:
+                    # A length of one is special to the compiler, which would compile again for it.
+                    wide = [tensor.repeat(2) for tensor in (params, updates, *buffers)]
+                    self._run(*wide, vector)
+                    for tensor, pair in zip((params, *buffers), (wide[0], *wide[2:]), strict=True):
+                        tensor.copy_(pair[:1])
+                else:
+                    self._run(params, updates, *buffers, vector)
 
-class _Traced:
-    """A rule's graph, compiled when first called, and the scalars it was freed of."""
+    def _run_stacked(self, items: list[Item]) -> None:
+        """Parameters of one length, a row each; buffers of one number are a column."""
+        rows = self._traced.over_rows
+        if rows is None:
+            self._run_alone(items)
+            return
+        vector = _vector(self._traced, items[0])
+        for part in _parts(items):
+            if len(part) == 1:
+                self._run_alone(part)
+                continue
+            columns = {
+                name: torch.stack([item.state[name] for item in part]).unsqueeze(1)
+                for name in self._names
+                if name not in self._like
+            }
+            with self._together(part) as tensors:
+                params, updates, like = tensors
+                wide = iter([buffer.view(len(part), -1) for buffer in like])
+                buffers = [columns[n] if n in columns else next(wide) for n in self._names]
+                moved = params.view(len(part), -1), updates.view(len(part), -1)
+                _compiled(rows)(*moved, *buffers, vector)
+            for name, column in columns.items():
+                _copy([item.state[name] for item in part], list(column.view(-1).unbind()))
 
-    def __init__(self, graph: Any, scalars: list[Scalar], measured: tuple[str, ...]) -> None:
-        self._scalars = scalars
-        self._measured = measured
-        # Dynamic from the first call on: no size is special, so none compiles anew.
-        self._compiled = torch.compile(graph, dynamic=True, fullgraph=True)
+    @contextmanager
+    def _together(self, items: Sequence[Item]) -> Generator[tuple[Tensor, Tensor, list[Tensor]]]:
+        """Parameters, updates and the buffers shaped like them, one behind the other; what becomes
+        of them is put back."""
+        params = [item.param for item in items]
+        flat, home = _flatten(params), self._home(items)
+        buffers = home.buffers if home else self._gathered(items)
+        yield flat, _flatten([item.update for item in items]), buffers
+        _scatter(flat, params)
+        if home is None:
+            for name, buffer in zip(self._like, buffers, strict=True):
+                _scatter(buffer, [item.state[name] for item in items])
 
-    def inputs(self, item: Item) -> list[Tensor]:
-        """The scalars for an item, computed in float64, then in its dtype and on its device."""
-        numbers = {**item.numbers, "step": item.step}
-        values = [scalar.value(numbers) for scalar in self._scalars]
-        plain = torch.tensor(values, dtype=item.param.dtype, device=item.param.device)
-        sums = [item.hyper.measured[name].to(item.param.dtype) for name in self._measured]
-        return [*plain.unbind(), *sums]
+    def _gathered(self, items: Sequence[Item]) -> list[Tensor]:
+        return [_flatten([item.state[name] for item in items]) for name in self._like]
 
-    def __call__(
-        self, param: Tensor, update: Tensor, buffers: list[Tensor], scalars: list[Tensor]
-    ) -> None:
-        """Move `param` and write `buffers`; all flat and of one length."""
-        self._compiled(param, update, buffers, scalars)
+    def _home(self, items: Sequence[Item]) -> _Home | None:
+        """Where the buffers of these items lie one behind the other, in this order.
 
-
-_cache: dict[tuple[Any, ...], _Traced | None] = {}
-
-
-def _traced(rule: Transform) -> _Traced | None:
-    """The rule's graph, shared by all rules of one structure; None where it has none."""
-    if rule.scope != "element" or any(piece.measure for piece in rule.pieces[1:]):
-        return None
-    for buffer in rule.buffers.values():
-        if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
+        They are moved together when they first are run together. None where some of them live with
+        others that have no gradient today: they stay, and are gathered.
+        """
+        states = [item.state for item in items]
+        known = self._homes.get(id(states[0]))
+        if known is not None and known.holds(states):
+            return known
+        here = {id(state) for state in states}
+        homes = {id(home): home for s in states if (home := self._homes.get(id(s))) is not None}
+        if any(id(state) not in here for home in homes.values() for state in home.states):
             return None
-    key = tuple((piece.name, _constants(piece.update)) for piece in rule.pieces)
-    if key not in _cache:
-        _cache[key] = _trace(rule)
-    return _cache[key]
+        made = _Home(states, self._like, self._gathered(items))
+        self._homes.update(dict.fromkeys(here, made))
+        return made
 
 
-def _constants(function: Any) -> tuple[Any, ...]:
-    """The code of a function and the plain values that it closes over, which the graph holds."""
-    cells = getattr(function, "__closure__", None) or ()
-    found: list[Any] = [getattr(function, "__code__", function)]
-    for cell in cells:
-        content = cell.cell_contents
-        if callable(content):
-            found.append(_constants(content))
-        elif isinstance(content, Transform):
-            found += [_constants(piece.update) for piece in content.pieces]
-        else:
-            found.append(repr(content))
-    return tuple(found)
+class _Home:
+    """The buffers of several parameters in one piece of memory for each name."""
+
+    def __init__(
+        self, states: list[dict[str, Tensor]], names: Sequence[str], buffers: list[Tensor]
+    ) -> None:
+        self.states = states
+        self.buffers = buffers
+        self._names = names
+        for name, flat in zip(names, buffers, strict=True):
+            offset = 0
+            for state in states:
+                mine = state[name]
+                # The same tensor at another address: who holds it need not know.
+                mine.set_(flat.untyped_storage(), offset, mine.shape, mine.stride())
+                offset += mine.numel()
+        self._places = self._addresses()
+
+    def _addresses(self) -> list[int]:
+        return [state[name].data_ptr() for name in self._names for state in self.states]
+
+    def holds(self, states: Sequence[dict[str, Tensor]]) -> bool:
+        """Whether it is the home of these, and nobody has put another tensor into their states."""
+        return (
+            len(states) == len(self.states)
+            and all(map(operator.is_, states, self.states))
+            and self._places == self._addresses()
+        )
 
 
-def _trace(rule: Transform) -> _Traced | None:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    trace: _Trace | None = None
-    measured = tuple(_measured_names(rule))
-
-    def run(param: Tensor, update: Tensor, buffers: list[Tensor], slots: list[Tensor]) -> None:
-        nonlocal trace
-        sums = dict(zip(measured, slots[len(slots) - len(measured) :], strict=True))
-        numbers = {
-            name: _lifted(name, value)
-            for name, value in {**rule.hyperparameters, **rule.scalars}.items()
-        }
-        step = Scalar(lambda known: known["step"])
-        hyper = Hyper(**numbers, step=step, gradient=update, measured=sums, noise=_refuse_noise)
-        state = dict(zip(rule.buffers, buffers, strict=True))
-        with _Trace(slots) as trace:
-            for piece in rule.pieces:
-                update = piece.update(update, state, param, hyper)
-        param.sub_(update)
-
-    def example(slots: int) -> tuple[Any, ...]:
-        # Ones, so that nothing divides by zero; only the operations are kept.
-        flat = [torch.ones(64 if b.like_parameter else ()) for b in rule.buffers.values()]
-        return torch.ones(64), torch.ones(64), flat, [torch.ones(()) for _ in range(slots)]
-
-    try:
-        with torch.no_grad():
-            run(*example(MOST_SCALARS))
-            assert trace is not None
-            scalars = trace.scalars
-            graph = make_fx(run)(*example(len(scalars) + len(measured)))
-    except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
-        return None
-    return _Traced(graph, scalars, measured)
+def _parts(items: Sequence[Item]) -> list[list[Item]]:
+    """The items in runs of at most `TOGETHER` elements, which the nearer caches hold."""
+    parts: list[list[Item]] = [[]]
+    size = 0
+    for item in items:
+        if size + item.param.numel() > TOGETHER and parts[-1]:
+            parts.append([])
+            size = 0
+        parts[-1].append(item)
+        size += item.param.numel()
+    return parts
 
 
-def _refuse_noise(like: Tensor) -> Tensor:
-    raise TypeError("a rule that draws noise cannot be compiled: the draw is counted, not traced")
+def _flatten(tensors: list[Tensor]) -> Tensor:
+    return torch._C._nn.flatten_dense_tensors(tensors)  # pyright: ignore
 
 
-def _measured_names(rule: Transform) -> list[str]:
-    """What the first piece's `measure` returns, learned from a call on ones."""
-    measure = rule.pieces[0].measure
-    if measure is None:
-        return []
-    state = {name: torch.ones(2) for name in rule.buffers}
-    hyper = Hyper(**rule.hyperparameters, **rule.scalars, step=1.0, gradient=torch.ones(2))
-    return list(measure(torch.ones(2), state, torch.ones(2), hyper))
+def _scatter(flat: Tensor, tensors: list[Tensor]) -> None:
+    parts = torch._C._nn.unflatten_dense_tensors(flat, tensors)  # pyright: ignore
+    _copy(tensors, cast("list[Tensor]", parts))
 
 
-def _lifted(name: str, value: Any) -> Any:
-    if isinstance(value, tuple):
-        count = len(cast("tuple[Any, ...]", value))
-        return tuple(Scalar(lambda known, i=i: known[name][i]) for i in range(count))
-    return Scalar(lambda known: known[name])
+def _copy(tensors: list[Tensor], values: list[Tensor]) -> None:
+    torch._foreach_copy_(tensors, values)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+
+def _vector(rule: Traced, item: Item) -> Tensor:
+    """The graph's inputs beside tensors: the same for all items of a group that are at one step."""
+    known = {**item.numbers, "step": item.step}
+    return rule.numbers(known, item.measured or {}).to(item.param.device, item.param.dtype)
+
+
+@functools.cache
+def _compiled(graph: fx.GraphModule) -> Any:
+    """The graph's compiled function, one for all optimizers of a process."""
+    # Dynamic from the first call on: no size is special, so none compiles anew.
+    return torch.compile(graph.forward, dynamic=True, fullgraph=True)
 
 
 def compiler_at_hand() -> bool:

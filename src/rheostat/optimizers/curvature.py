@@ -9,7 +9,31 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.optimizers.items import Held, noise
+from rheostat.core.transform import Hyper, Transform
+from rheostat.optimizers.items import Held, noise, numbers_of
+
+
+def observe(
+    groups: Sequence[dict[str, Any]],
+    rules: Sequence[Transform],
+    held: Sequence[Held],
+    closure: Callable[[], Tensor],
+    estimator: Literal["hutchinson", "gnb"],
+    batch_size: int,
+) -> None:
+    """Show the rules of the held parameters a sample of the Hessian's diagonal; see
+    `Optimizer.observe`."""
+    if not held:
+        raise InputError("observe: no rule of this optimizer uses the Hessian's diagonal")
+    samples = curvature_samples(groups, held, closure, estimator, batch_size)
+    for one, sample in zip(held, samples, strict=True):
+        if sample is None:
+            continue
+        numbers = numbers_of(groups[one.group], rules[one.group])
+        hyper = Hyper(**numbers, step=one.state["step"].item(), gradient=sample)
+        for piece in rules[one.group].pieces:
+            if piece.observe is not None:
+                piece.observe(sample, one.state, one.param, hyper)
 
 
 def curvature_samples(
@@ -21,8 +45,10 @@ def curvature_samples(
 ) -> list[Tensor | None]:
     """One sample a parameter, in float32 at least; None where the loss does not depend on it.
 
-    Raises InputError where the closure's loss has no graph.
+    Raises InputError for an unknown estimator, or where the closure's loss has no graph.
     """
+    if estimator not in ("hutchinson", "gnb"):
+        raise InputError(f"estimator={estimator!r}: should be 'hutchinson' or 'gnb'")
     params = [one.param for one in held]
     with torch.enable_grad():
         loss = closure()

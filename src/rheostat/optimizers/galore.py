@@ -104,14 +104,34 @@ def galore(
     Equals: pytorch_optimizer.GaLore for matrices in its first update_proj_gap − 1 steps (it then
      projects one step early), where weight_decay is 0 (it decays after the step), to float32
      rounding.
+    Assumes: gradients of matrices whose energy lies in few directions that turn slowly.
+    Theory: with a fixed projection it converges for the gradients of some networks (the paper);
+     under noise the projected rule can stop away from a stationary point (He et al. 2024).
+    Practice: pre-trains language models near AdamW's loss at a quarter of the rank's state; the
+     decomposition costs seconds at large sizes, every 200 steps.
+    State: 8*max(m, n)*min(m, n, 128) + 4*min(m, n)*min(m, n, 128) bytes for m × n, 8*n for n.
+    Flops: 4 m n r for the projections of rank r, and a singular value decomposition of m × n every
+     update_proj_gap steps.
+    Use: to train all weights of a large model where AdamW's state does not fit.
+    Avoid: for small matrices (the rank is no saving), and at a rank far below the gradient's.
+    Recipe: {optimizer: galore, lr: {schedule: cosine, peak: 1e-2, warmup: 20}, rank: 8,
+     update_proj_gap: 20}
+    Tags: adaptive, momentum, matrix, low-rank, low-memory
     Source: Zhao et al. 2024 (arXiv:2403.03507), Algorithm 2.
-    lr: step size.
-    betas: decay rates of the running mean and of the running mean square.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of lr.
-    rank: directions kept; at most the shorter side.
-    update_proj_gap: steps between singular value decompositions.
-    galore_scale: α of the paper: what a projected step is multiplied with.
+    lr: step size. Usual [1e-4, 3e-2] weight: more learns faster, until it diverges.
+    betas: decay rates of the running mean and of the running mean square. Usual [0.8, 0.95],
+     [0.95, 0.9999]: higher averages over more steps, which is steadier and slower to notice a
+     change.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 0.3] 1/lr: more keeps
+     weights smaller and fits less closely.
+    rank: directions kept; at most the shorter side. Usual [32, 1024] directions: more is closer to
+     AdamW and costs its memory.
+    update_proj_gap: steps between singular value decompositions. Usual [50, 1000] updates: fewer
+     follow the gradient better and decompose more often.
+    galore_scale: α of the paper: what a projected step is multiplied with. Usual [0.1, 1] 1: more
+     takes longer steps; it multiplies lr for the matrices.
     """
     rule = chain(
         scale_by_galore(*betas, eps, rank, update_proj_gap, galore_scale),

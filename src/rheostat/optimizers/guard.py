@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from rheostat.core.errors import RheostatError
-from rheostat.signals.norms import total_norm
+from rheostat.signals.norms import squares
 
 NonFinite = Literal["skip", "raise", "propagate"]
 
 
-def inspect_gradients(
-    gradients: Sequence[tuple[str, Tensor]], policy: NonFinite
-) -> tuple[float | None, str | None]:
-    """The global norm of (name, gradient) pairs, and why the step must be skipped (None: it need
-    not be). "propagate" looks at nothing.
+class Look(NamedTuple):
+    """What a look at the gradients found.
+
+    `norm` is their global norm, `squares` the sum of squares of each, in one vector; both None
+    where nothing looked. `reason` says why the step must be skipped (None: it need not be).
+    """
+
+    norm: float | None = None
+    squares: Tensor | None = None
+    reason: str | None = None
+
+
+def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy: NonFinite) -> Look:
+    """Look at the gradients of the named parameters; "propagate" looks at nothing.
 
     Raises RheostatError for a non-finite gradient under "raise", with the parameter's name.
     """
-    if policy == "propagate":
-        return None, None
-    values = [(name, grad._values() if grad.is_sparse else grad) for name, grad in gradients]
-    norm = total_norm([grad for _, grad in values])
+    if policy == "propagate" or not gradients:
+        return Look()
+    values = [grad._values() if grad.is_sparse else grad for grad in gradients]
+    found = squares(values)
+    norm = math.sqrt(found.sum().item())
     if math.isfinite(norm):
-        return norm, None
+        return Look(norm, found)
     # Large finite gradients overflow the norm too: only the elements themselves decide.
-    bad = [name for name, grad in values if not bool(grad.isfinite().all())]
+    bad = [n for n, grad in zip(names, values, strict=True) if not bool(grad.isfinite().all())]
     if not bad:
-        return norm, None
+        return Look(norm, found)
     if policy == "raise":
         raise RheostatError(f"the gradient of {bad[0]} is not finite; nothing was updated")
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    return norm, f"non-finite gradient in {bad[0]}{more}"
+    return Look(norm, None, f"non-finite gradient in {bad[0]}{more}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -28,19 +28,31 @@ class Options:
     accumulate: int
     precision: Literal["plain", "master", "stochastic"]
 
+    def plain(self, param: Tensor) -> bool:
+        """Whether a rule can work on the parameter and its gradient as they are."""
+        return self.accumulate == 1 and param.dtype not in HALF and not param.is_complex()
+
     def buffers(self, param: Tensor) -> dict[str, Buffer]:
         """The loop's own buffers for a parameter."""
         master = self.precision == "master" and param.dtype in HALF
         return {**(_ACCUMULATED if self.accumulate > 1 else {}), **(_MASTER if master else {})}
 
 
-class Held(NamedTuple):
-    """A parameter that takes part in a step: the index of its group, its name, and its state."""
+@dataclass(slots=True, eq=False)
+class Held:
+    """A parameter that the optimizer holds: the index of its group, its name, and its state (empty
+    while it is frozen).
+
+    `plain` says that a rule can work on the very tensors: real numbers in the precision it computes
+    in. `kernel` is that of its group, where it takes such a parameter.
+    """
 
     group: int
     name: str
     param: Tensor
     state: dict[str, Tensor]
+    plain: bool
+    kernel: Kernel | None
 
 
 @dataclass(slots=True)
@@ -49,8 +61,8 @@ class Item:
 
     `param` is what the rule works on: the parameter, or a float32 stand-in for it. `update` is
     the gradient at first, then what each piece makes of it; `group` receives new scalars, and
-    `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can;
-    `ready` says that the next piece has measured.
+    `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can.
+    `measured` is what the next piece has measured, None where it has not yet.
     """
 
     name: str
@@ -60,9 +72,10 @@ class Item:
     rule: Transform
     group: dict[str, Any]
     numbers: dict[str, Any]
+    pieces: tuple[Transform, ...]
     kernel: Kernel | None = None
+    measured: Mapping[str, Tensor] | None = None
     position: int = 0
-    ready: bool = False
     _hyper: Hyper | None = field(default=None, repr=False)
 
     @property
@@ -77,14 +90,22 @@ class Item:
         if self._hyper is None:
             step = self.step
             draw = noise(self.group["seed"], step, self.name)
-            self._hyper = Hyper(**self.numbers, step=step, gradient=self.update, noise=draw)
+            self._hyper = Hyper(
+                **self.numbers,
+                step=step,
+                gradient=self.update,
+                noise=draw,
+            )
         return self._hyper
 
     @property
-    def next_piece(self) -> Transform | None:
-        """The piece that runs next; None where the rule is through."""
-        pieces = self.rule.pieces
-        return pieces[self.position] if self.position < len(pieces) else None
+    def waits(self) -> bool:
+        """Whether the next piece must measure before it can run."""
+        return (
+            self.measured is None
+            and self.position < len(self.pieces)
+            and self.pieces[self.position].measure is not None
+        )
 
 
 def numbers_of(group: Mapping[str, Any], rule: Transform) -> dict[str, Any]:
@@ -106,36 +127,31 @@ def make_items(
 
     Raises InputError for a sparse or complex gradient that the rule cannot take, before any count.
     """
-    for one in held:
-        _check_kind(one, rules[one.group], options)
+    gradients = [cast("Tensor", one.param.grad) for one in held]
+    for one, gradient in zip(held, gradients, strict=True):
+        if gradient.is_sparse or not one.plain:
+            _check_kind(one, gradient, rules[one.group], options)
+    # One call, and a tensor for the one: a Python number would be wrapped for each parameter.
+    torch._foreach_add_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        [one.state["step"] for one in held], torch.ones(()), alpha=1.0
+    )
     numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
-    if held:
-        # One call, and a tensor for the one: a Python number would be wrapped for each parameter.
-        torch._foreach_add_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-            [one.state["step"] for one in held], torch.ones(()), alpha=1.0
-        )
     copies = [_copies(rule, options) for rule in rules]
     items: list[Item] = []
-    for one in held:
-        group = groups[one.group]
+    for one, given in zip(held, gradients, strict=True):
+        group, rule = groups[one.group], rules[one.group]
         if copies[one.group]:
             _refill(one, copies[one.group])
-        gradient = _gradient(one, bool(group["maximize"]), options)
-        param, state = _working(one, options), one.state
-        if param.is_complex():
-            param, state = torch.view_as_real(param), _real(state)
-        items.append(
-            Item(
-                one.name,
-                param,
-                gradient,
-                state,
-                rules[one.group],
-                group,
-                numbers[one.group],
-                kernels[one.group],
-            )
-        )
+        param, state, kernel = one.param, one.state, one.kernel
+        gradient = given.coalesce() if given.is_sparse else given
+        if not one.plain:
+            param, gradient, state = _working(one, gradient, options)
+            kernel = kernels[one.group]
+            kernel = kernel if kernel is not None and kernel.suits(param, state) else None
+        if group["maximize"]:
+            gradient = -gradient
+        mine = numbers[one.group]
+        items.append(Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel))
     return items
 
 
@@ -176,9 +192,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _check_kind(one: Held, rule: Transform, options: Options) -> None:
-    gradient = one.param.grad
-    assert gradient is not None
+def _check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) -> None:
     if gradient.is_sparse and (not rule.sparse or options.accumulate > 1):
         raise InputError(
             f"{one.name} has a sparse gradient, which {rule.name} cannot take; sgd, adagrad and "
@@ -189,19 +203,6 @@ def _check_kind(one: Held, rule: Transform, options: Options) -> None:
             f"{one.name} is complex, and {rule.name} works on whole tensors of real numbers; give "
             "it a rule that works element by element, such as adamw"
         )
-
-
-def _gradient(one: Held, maximize: bool, options: Options) -> Tensor:
-    """The gradient in the sign and the precision that the rule computes in."""
-    assert one.param.grad is not None
-    gradient = one.state["accumulated"] if options.accumulate > 1 else one.param.grad
-    if gradient.is_sparse:
-        gradient = gradient.coalesce()
-    if gradient.dtype in HALF:
-        gradient = gradient.float()
-    if gradient.is_complex():
-        gradient = torch.view_as_real(gradient)
-    return -gradient if maximize else gradient
 
 
 def _copies(rule: Transform, options: Options) -> list[str]:
@@ -219,17 +220,24 @@ def _refill(one: Held, names: Sequence[str]) -> None:
                 one.state[name].copy_(one.param)
 
 
-def _working(one: Held, options: Options) -> Tensor:
-    """The parameter, or the float32 stand-in that the rule moves in its place."""
-    if "master" in one.state:
-        return one.state["master"]
-    if options.precision == "stochastic" and one.param.dtype in HALF:
-        return one.param.float()
-    return one.param
-
-
-def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: torch.view_as_real(v) if v.is_complex() else v for k, v in state.items()}
+def _working(
+    one: Held, gradient: Tensor, options: Options
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Parameter, gradient and state in the precision that the rule computes in: the parameter or
+    the float32 stand-in that is moved in its place; pairs of reals for complex numbers."""
+    param, state = one.param, one.state
+    if options.accumulate > 1:
+        gradient = state["accumulated"]
+    if gradient.dtype in HALF:
+        gradient = gradient.float()
+    if "master" in state:
+        param = state["master"]
+    elif options.precision == "stochastic" and param.dtype in HALF:
+        param = param.float()
+    if param.is_complex():
+        real = {k: torch.view_as_real(v) if v.is_complex() else v for k, v in state.items()}
+        return torch.view_as_real(param), torch.view_as_real(gradient), real
+    return param, gradient, state
 
 
 def _rounded(item: Item, dtype: torch.dtype) -> Tensor:

@@ -45,16 +45,30 @@ def laprop(
 
     m ← β₁ m + (1 − β₁) g / (√v̂ + eps),  w ← w − lr · (m̂ + weight_decay · w).
 
-    Variant: the paper's, with the step size outside the momentum; the authors' code averages
-    lr · g / (√v̂ + eps), which differs only while lr changes. Not centred; decay is decoupled and
-    multiplied by the scheduled lr.
+    Variant: the paper's, with the step size outside the momentum; the authors' code averages lr · g
+     / (√v̂ + eps), which differs only while lr changes. Not centred; decay is decoupled and
+     multiplied by the scheduled lr.
     Equals: pytorch_optimizer.LaProp (same defaults) at a constant lr, which decays the weight after
-    the step, so equal without decay; to float32 rounding.
+     the step, so equal without decay; to float32 rounding.
+    Assumes: noise whose size changes slowly beside 1 / (1 − β₂) steps; coordinates that mean
+     something, since each has a scale of its own.
+    Theory: regret O(√T) for convex losses, for any β₁ and β₂ (the paper, under Adam's assumptions).
+    Practice: as Adam at its defaults; keeps working at small β₂, where Adam diverges.
+    State: 8*m*n bytes for m × n, 8*n for n.
+    Flops: about 13 an element.
+    Use: where noise is heavy and β₂ must be low: reinforcement learning, style transfer.
+    Avoid: for a reproduction of Adam's numbers: momentum comes after the division.
+    Recipe: {optimizer: laprop, lr: {schedule: cosine, peak: 5e-3, warmup: 20}}
+    Tags: adaptive, momentum
     Source: Ziyin et al. 2020 (arXiv:2002.04839), Algorithm 1.
-    lr: step size; about the largest change of one weight in one update.
-    betas: decay rates of the running mean and of the running mean square.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of lr.
+    lr: step size; about the largest change of one weight in one update. Usual [1e-5, 1e-2] weight:
+     more learns faster, until it diverges.
+    betas: decay rates of the running mean and of the running mean square. Usual [0.8, 0.95],
+     [0.5, 0.9999]: higher averages over more steps.
+    eps: added to the denominator, in units of the gradient. Usual [1e-16, 1e-6] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 0.3] 1/lr: more keeps
+     weights smaller and fits less closely.
     """
     return chain(
         scale_by_laprop(*betas, eps),

@@ -42,19 +42,37 @@ def lbfgs(
     pairs (y, s) of changes of gradient and weights with y·s > 1e-10, starting from (y·s / y·y) I.
 
     Variant: minFunc's, as in torch: t is lr (at the first iteration of all, at most lr / |g|₁), or
-    what the line search finds from there. Needs `step(closure)`, with a closure that gives the
-    same loss for the same weights; it is evaluated once a step more than by torch. The numbers
-    of the first group hold for all. Where other parameters have gradients than the last time,
-    the pairs are forgotten.
+     what the line search finds from there. Needs `step(closure)`, with a closure that gives the
+     same loss for the same weights; it is evaluated once a step more than by torch. The numbers of
+     the first group hold for all. Where other parameters have gradients than the last time, the
+     pairs are forgotten.
     Equals: torch.optim.LBFGS (same defaults, with and without strong_wolfe), to rounding.
+    Assumes: a smooth loss without noise: the full batch, and a closure that gives the same loss for
+     the same weights.
+    Theory: linear for strongly convex losses, where the line search meets Wolfe's conditions (Liu &
+     Nocedal 1989); without a line search nothing is promised.
+    Practice: orders of magnitude fewer evaluations than SGD on small full-batch problems, to many
+     digits; fails under minibatch noise.
+    State: 808*m*n + 408 bytes for m × n, 808*n + 408 for n; so with 100 pairs.
+    Flops: 4 k an element and iteration for k pairs kept, and up to max_eval evaluations a step.
+    Use: for physics-informed networks, calibration, least squares, the last digits.
+    Avoid: with minibatches, dropout or a GradScaler; and without line_search_fn on losses that are
+     not nearly quadratic.
+    Recipe: {optimizer: lbfgs, line_search_fn: strong_wolfe, history_size: 10}
+    Tags: second-order, full-batch
     Source: Nocedal 1980; Liu & Nocedal 1989; Nocedal & Wright 2006, Algorithm 7.4.
-    lr: t, in units of Newton's step.
-    tolerance_grad: largest element of the gradient at which it stops.
-    tolerance_change: change of the weights, or of the loss, below which it stops.
-    max_iter: most iterations a step.
-    max_eval: evaluations a step after which it stops; max_iter · 5 / 4 if not given.
-    history_size: pairs kept.
-    line_search_fn: how t is found.
+    lr: t, in units of Newton's step. Usual [0.1, 1] 1: less is safer without a line search.
+    tolerance_grad: largest element of the gradient at which it stops. Usual [0, 1e-5] gradient:
+     larger stops sooner.
+    tolerance_change: change of the weights, or of the loss, below which it stops. Usual [0, 1e-6]
+     weight: larger stops sooner.
+    max_iter: most iterations a step. Usual [1, 100]: more does more a step, in as many evaluations.
+    max_eval: evaluations a step after which it stops; max_iter · 5 / 4 if not given. Usual [1, 200]
+     evaluations: a bound on what a step may cost.
+    history_size: pairs kept. Usual [5, 100] pairs: more is closer to Newton, at 8 bytes an element
+     a pair.
+    line_search_fn: how t is found. Usual 'strong_wolfe': without it nothing keeps a step from going
+     up.
     """
     limits = (max_iter, max_iter * 5 // 4 if max_eval is None else max_eval)
     ring = {

@@ -43,13 +43,27 @@ def lion(
     w ← w − lr · (sign(β₁ m + (1 − β₁) g) + weight_decay · w),  m ← β₂ m + (1 − β₂) g.
 
     Variant: as published; decay is decoupled and multiplied by the scheduled lr. No bias
-    correction, which a sign would not see.
+     correction, which a sign would not see.
     Equals: pytorch_optimizer.Lion and optax.lion (same defaults, but for optax's decay of 1e-3), to
-    float32 rounding.
+     float32 rounding.
+    Assumes: that signs are worth following: batches large enough for them to be mostly right.
+    Theory: with decay it solves the loss under |w| ≤ 1 / weight_decay (Chen et al. 2023,
+     arXiv:2310.05898); as a sign rule it wants small noise.
+    Practice: as AdamW for vision and diffusion models at half its state; lr a third to a tenth of
+     AdamW's, decay so much higher. Weaker at small batches.
+    State: 4*m*n bytes for m × n, 4*n for n.
+    Flops: about 8 an element.
+    Use: where AdamW's second moment is memory that is missed, with large batches.
+    Avoid: with batches below about 64, or L2 decay, which a sign would lose.
+    Recipe: {optimizer: lion, lr: {schedule: cosine, peak: 3e-3, warmup: 20}, weight_decay: 0.1}
+    Tags: sign, momentum, low-memory
     Source: Chen et al. 2023 (arXiv:2302.06675), Algorithm 2.
-    lr: step size; every weight whose mixed momentum is not zero moves by exactly this.
-    betas: share of the mean in the mix whose sign is taken, and decay rate of the mean.
-    weight_decay: fraction of each weight taken off per unit of lr.
+    lr: step size; every weight whose mixed momentum is not zero moves by exactly this. Usual
+     [1e-6, 3e-3] weight: more learns faster and jitters more at the end.
+    betas: share of the mean in the mix whose sign is taken, and decay rate of the mean. Usual
+     [0.9, 0.95], [0.98, 0.999]: a lower first listens more to the present gradient.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 10] 1/lr: more keeps
+     weights smaller; three to ten times AdamW's.
     """
     return chain(
         scale_by_lion(*betas),

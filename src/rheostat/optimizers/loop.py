@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -17,12 +17,16 @@ from torch import Tensor
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers import stages
-from rheostat.optimizers.curvature import curvature_samples
+from rheostat.optimizers.closures import evaluator
+from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.guard import NonFinite, inspect_gradients
 from rheostat.optimizers.items import Held, Options, make_items, numbers_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
-from rheostat.optimizers.scheduled import at_step, check_owners, has_schedule
-from rheostat.optimizers.state import LABELS, SHARED, check_state_dict
+from rheostat.optimizers.plan import Plan
+from rheostat.optimizers.restarting import Restarted, check_policy
+from rheostat.optimizers.scheduled import START, at_counts, check_owners
+from rheostat.optimizers.state import LABELS, SHARED, check_state_dict, with_names
+from rheostat.optimizers.torch_view import SchedulerView
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,14 @@ class StepResult:
 
     `step` is the number of updates applied so far; `reason` says why this one was not.
     `grad_norm` is the global norm of the gradients as they came, None where nothing looked
-    (`nonfinite="propagate"`).
+    (`nonfinite="propagate"`). `restarts` are the cycles that begin with the next update.
     """
 
     applied: bool
     step: int
     reason: str | None = None
     grad_norm: float | None = None
+    restarts: tuple[Restarted, ...] = ()
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -83,8 +88,8 @@ class Optimizer(torch.optim.Optimizer):
         self.options = Options(nonfinite, accumulate, precision)
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
-        self._schedules: list[dict[str, Any]] = []
         self._kernels: list[Kernel | None] = []
+        self._held: list[Held] = []
         self._mode: Mode = mode
         listed = list(groups)
         if not any(group["params"] for group in listed):
@@ -92,7 +97,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(listed, {})
         # torch's own schedulers look here for what they may schedule.
         self.defaults = {
-            name: at_step(value, 0)
+            name: at_counts(value, START)
             for rule in self._rules
             for name, value in rule.hyperparameters.items()
         }
@@ -116,21 +121,22 @@ class Optimizer(torch.optim.Optimizer):
                     f"param group {len(self.param_groups)}: unknown hyperparameter {key!r}; "
                     f"{nearest(key, rule.hyperparameters)}"
                 )
-        updates = int(self.param_groups[0]["updates"]) if self.param_groups else 0
+        counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
-        given["params"] = _named(given["params"], start)
+        given["params"] = with_names(given["params"], start)
         if not given["params"]:
             given["param_names"] = []  # torch learns that a group has names from its first one
-        super().add_param_group({**known, **given, "updates": updates})
+        super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})
         group = self.param_groups[-1]
         for key in set(self.defaults) - set(known):
             del group[key]  # another rule's, which torch's method put there
-        schedules = {key: value for key, value in group.items() if has_schedule(value)}
+        if not self._rules:
+            # Here and not in the constructor, as torch's own makes the list of groups.
+            self.plan = Plan(self.param_groups, self._rules, self._members)
+        check_policy(len(self._rules), rule, group)
         self._rules.append(rule)
-        self._schedules.append(schedules)
+        self.plan.join(group)
         self._share_scalars(rule, self.param_groups[self._rules.index(rule)])
-        for key, value in schedules.items():
-            group[key] = at_step(value, updates)
         for param in group["params"]:
             if param.requires_grad:
                 self._state_of(param, len(self._rules) - 1)
@@ -143,11 +149,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def scheduled(self, group: int) -> Mapping[str, Any]:
         """The hyperparameters of a group that a schedule owns, and their schedules."""
-        return self._schedules[group]
+        return self.plan.schedules[group]
 
     def buffers_of(self, param: Tensor, group: int) -> Mapping[str, Buffer]:
         """The buffers that a parameter of this group has: those of its rule, and the loop's own."""
         return {**self._rules[group].buffers, **self.options.buffers(param)}
+
+    def _members(self, group: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """The parameters of a group that have state, with it."""
+        params: list[Tensor] = self.param_groups[group]["params"]
+        return [(param, self.state[param]) for param in params if param in self.state]
 
     def _state_of(self, param: Tensor, group: int) -> dict[str, Tensor]:
         """The parameter's state, made if it has none yet (it was frozen until now)."""
@@ -177,23 +188,56 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_ready()
-        held = [
-            Held(index, name, param, self._state_of(param, index))
-            for index, group in enumerate(self.param_groups)
-            for name, param in zip(group["param_names"], group["params"], strict=True)
-            if param.grad is not None
-        ]
-        gradients = [(one.name, cast("Tensor", one.param.grad)) for one in held]
-        norm, reason = inspect_gradients(gradients, self.options.nonfinite)
-        if not held:
-            reason = "no parameter has a gradient"
+        held = self._taking_part()
+        names = [one.name for one in held]
+        gradients = [cast("Tensor", one.param.grad) for one in held]
+        look = inspect_gradients(names, gradients, self.options.nonfinite)
+        reason = look.reason if held else "no parameter has a gradient"
         if reason is None:
-            reason = self._update(held, closure)
+            reason = self._update(held, closure, look.squares)
+        begun = self.plan.stepped(applied=reason is None)
         updates = int(self.param_groups[0]["updates"])
-        self.last_step = StepResult(reason is None, updates, reason, norm)
+        self.last_step = StepResult(reason is None, updates, reason, look.norm, begun)
         return loss
 
-    def _update(self, held: Sequence[Held], closure: Callable[[], Any] | None) -> str | None:
+    def _taking_part(self) -> list[Held]:
+        """The parameters that have a gradient.
+
+        The list of all is kept between steps, and made again where a framework has exchanged
+        parameters or state, or a frozen parameter has its first gradient.
+        """
+        params = [param for group in self.param_groups for param in group["params"]]
+        known = self._held
+        if not (
+            len(known) == len(params)
+            and all(one.param is param for one, param in zip(known, params, strict=True))
+            and all(self.state.get(one.param, one.state) is one.state for one in known)
+        ):
+            known = self._held = [
+                self._hold(index, name, param)
+                for index, group in enumerate(self.param_groups)
+                for name, param in zip(group["param_names"], group["params"], strict=True)
+            ]
+        held = [one for one in known if one.param.grad is not None]
+        if all(one.state for one in held):
+            return held
+        self._held = []
+        return self._taking_part()
+
+    def _hold(self, index: int, name: str, param: Tensor) -> Held:
+        wanted = param.grad is not None or param in self.state
+        state = self._state_of(param, index) if wanted else {}
+        plain = self.options.plain(param)
+        kernel = self._kernels[index]
+        suits = plain and bool(state) and kernel is not None and kernel.suits(param, state)
+        return Held(index, name, param, state, plain, kernel if suits else None)
+
+    def _update(
+        self,
+        held: Sequence[Held],
+        closure: Callable[[], Any] | None,
+        squares: Tensor | None,
+    ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
         if self.options.accumulate > 1:
             phase = int(self.param_groups[0]["phase"]) + 1
@@ -205,15 +249,14 @@ class Optimizer(torch.optim.Optimizer):
             if phase < self.options.accumulate:
                 return f"accumulating, {phase} of {self.options.accumulate}"
         items = make_items(self.param_groups, self._rules, self._kernels, held, self.options)
-        stages.run(items, closure and self._evaluator(closure, held, items))
+        if any(not one.plain or one.param.grad.is_sparse for one in held):  # pyright: ignore
+            squares = None  # of other numbers than the rules see
+        evaluate = closure and evaluator(closure, [one.param for one in held], items)
+        stages.run(items, evaluate, squares)
         write_back(items, held, self.options)
         for item in items:
             if item.rule.scalars:
                 self._share_scalars(item.rule, item.group)
-        for group, schedules in zip(self.param_groups, self._schedules, strict=True):
-            group["updates"] += 1
-            for key, value in schedules.items():
-                group[key] = at_step(value, group["updates"])
         return None
 
     def _share_scalars(self, rule: Transform, source: Mapping[str, Any]) -> None:
@@ -224,44 +267,27 @@ class Optimizer(torch.optim.Optimizer):
                     group.update({name: source[name] for name in rule.scalars})
 
     def _check_ready(self) -> None:
-        for index, (group, schedules) in enumerate(
-            zip(self.param_groups, self._schedules, strict=True)
-        ):
-            if group["evaluating"]:
-                raise InputError("the parameters show their evaluation view; call train() first")
-            check_owners(index, group, schedules)
+        if any(group["evaluating"] for group in self.param_groups):
+            raise InputError("the parameters show their evaluation view; call train() first")
+        self.plan.check_ready()
 
-    def _evaluator(
-        self,
-        closure: Callable[[], Any],
-        held: Sequence[Held],
-        items: Sequence[stages.Item],
-    ) -> Callable[[Sequence[Tensor]], tuple[float, list[Tensor]]]:
-        """What gives rules the gradient elsewhere; the parameters are put back to the bit."""
+    def consumed(self, **counts: float) -> None:
+        """Say what the last step consumed: `consumed(tokens=4096)`; samples, tokens, epochs, or a
+        fraction of the budget of wall-clock time. Schedules that count it move on.
 
-        def evaluate(moves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-            params = [one.param for one in held]
-            before = [param.clone() for param in params]
-            gradients = [cast("Tensor", param.grad) for param in params]
-            for param, displacement in zip(params, moves, strict=True):
-                param.add_(displacement)
-            for param in params:
-                param.grad = None
-            with torch.enable_grad():
-                loss = closure()
-            # A parameter that the closure leaves out has no slope there.
-            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-            for param, old, gradient in zip(params, before, gradients, strict=True):
-                param.copy_(old)
-                param.grad = gradient
-            signs = [-1 if item.group["maximize"] else 1 for item in items]
-            value = float(loss.detach() if isinstance(loss, Tensor) else loss)
-            return (signs[0] if signs else 1) * value, [
-                sign * new.to(item.param.dtype)
-                for sign, new, item in zip(signs, found, items, strict=True)
-            ]
+        Raises:
+            InputError: another unit; a count that is negative or not finite.
+        """
+        begun = self.plan.consumed(counts)
+        if begun and self.last_step is not None:
+            self.last_step = replace(self.last_step, restarts=self.last_step.restarts + begun)
 
-        return evaluate
+    def lr_scheduler(self) -> SchedulerView:
+        """The learning rate's schedule as a torch LRScheduler, for frameworks that want one.
+
+        Step it or not: the schedules move with the applied updates, and never twice.
+        """
+        return SchedulerView(self)
 
     @torch.no_grad()
     def observe(
@@ -282,26 +308,13 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             InputError: an unknown estimator, no rule that observes, a loss without a graph.
         """
-        if estimator not in ("hutchinson", "gnb"):
-            raise InputError(f"estimator={estimator!r}: should be 'hutchinson' or 'gnb'")
         held = [
-            Held(index, name, param, self._state_of(param, index))
+            self._hold(index, name, param)
             for index, group in enumerate(self.param_groups)
             for name, param in zip(group["param_names"], group["params"], strict=True)
             if param.requires_grad and any(p.observe for p in self._rules[index].pieces)
         ]
-        if not held:
-            raise InputError("observe: no rule of this optimizer uses the Hessian's diagonal")
-        samples = curvature_samples(self.param_groups, held, closure, estimator, batch_size)
-        for one, sample in zip(held, samples, strict=True):
-            if sample is None:
-                continue
-            rule = self._rules[one.group]
-            numbers = numbers_of(self.param_groups[one.group], rule)
-            hyper = Hyper(**numbers, step=one.state["step"].item(), gradient=sample)
-            for piece in rule.pieces:
-                if piece.observe is not None:
-                    piece.observe(sample, one.state, one.param, hyper)
+        observe(self.param_groups, self._rules, held, closure, estimator, batch_size)
 
     # -- views ----------------------------------------------------------------------------------
 
@@ -361,12 +374,16 @@ class Optimizer(torch.optim.Optimizer):
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         plan = check_state_dict(state_dict, self.param_groups, self.buffers_of)
+        followed: list[dict[str, Any]] = []
         for index, (_, saved) in enumerate(plan.groups):
-            check_owners(index, saved, self._schedules[index], saved=True)
+            followed.append(self.plan.following(index, saved))
+            check_owners(index, saved, followed[index], saved=True)
         for group, saved in plan.groups:
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         for index, group in enumerate(self.param_groups):
+            self.plan.follow(index, followed[index])
             self._kernels[index] = make_kernel(self._rules[index], group["mode"])
+        self._held = []
         for index, param, saved in plan.state:
             state = self._state_of(param, index)
             state.pop("parked", None)
@@ -378,16 +395,5 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: torch's three, and ours."""
-        ours = ("options", "last_step", "_rules", "_schedules", "_kernels", "_mode")
+        ours = ("options", "last_step", "_rules", "plan", "_kernels", "_mode", "_held")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in ours}}
-
-
-def _named(params: Any, start: int) -> list[tuple[str, Tensor]]:
-    """(name, parameter) pairs; parameters that came without names are numbered from `start`."""
-    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
-    return [
-        cast("tuple[str, Tensor]", item)
-        if isinstance(item, tuple)
-        else (f"param.{start + i}", item)
-        for i, item in enumerate(listed)
-    ]

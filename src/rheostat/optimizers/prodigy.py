@@ -36,20 +36,46 @@ def prodigy(
     w ← w − γ (m / (√v + d⁺ eps) + weight_decay · w).
 
     Variant: the authors' package: no bias correction unless asked for. Where all gradients so far
-    are zero the package does nothing; here the decay goes on. Sums run in order of names.
+     are zero the package does nothing; here the decay goes on. Sums run in order of names.
     Equals: prodigyopt.Prodigy (same defaults), to float32 rounding.
+    Assumes: a convex, Lipschitz loss, in the proof; in practice a distance to the solution that the
+     first steps can estimate.
+    Theory: for convex Lipschitz losses the optimal rate up to √log of how far d0 is off (the paper,
+     for gradient descent and dual averaging); the Adam version has no proof.
+    Practice: close to a hand-tuned AdamW on many tasks, and popular for fine-tuning; the estimate
+     can overshoot where a warm-up inflates it (safeguard_warmup).
+    State: 16*m*n bytes for m × n, 16*n for n.
+    Flops: about 24 an element, and two sums over all.
+    Use: where nobody tunes the lr, under a schedule whose peak is 1.
+    Avoid: with an lr other than 1, with restarts and no safeguard, or several rules in one model
+     that share no distance.
+    Recipe: {optimizer: prodigy, lr: {schedule: cosine, peak: 1.0, warmup: 10}, safeguard_warmup:
+     true}
+    Tags: adaptive, momentum, parameter-free
     Source: Mishchenko & Defazio 2024 (arXiv:2306.06101), the Adam version.
-    lr: factor on the estimated step size; schedule it, leave its peak at 1.
-    betas: decay rates of the running mean and of the running mean square.
-    beta3: decay rate of the sums of the estimate; √β₂ where None.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of step size.
-    decouple: decay after the rule (AdamW) rather than as part of the gradient.
-    use_bias_correction: correct the step size for the zero start of both moments.
-    safeguard_warmup: keep lr out of s, so that a long warmup does not inflate the estimate.
-    d0: the first estimate, far below any plausible distance, in units of weight.
-    d_coef: factor on the estimate; the preferred way to make steps larger or smaller.
-    growth_rate: largest factor by which the estimate grows in a step; None for no limit.
+    lr: factor on the estimated step size; schedule it, leave its peak at 1. Usual [0.1, 1] 1:
+     another peak only rescales the estimate; use d_coef.
+    betas: decay rates of the running mean and of the running mean square. Usual [0.8, 0.95],
+     [0.95, 0.9999]: higher averages over more steps, which is steadier and slower to notice a
+     change.
+    beta3: decay rate of the sums of the estimate; √β₂ where None. Usual [0.9, 0.9999]: higher
+     averages the estimate over more steps.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of step size. Usual [0, 0.1] 1/γ: more
+     keeps weights smaller and fits less closely.
+    decouple: decay after the rule (AdamW) rather than as part of the gradient. Usual True: False is
+     L2 decay.
+    use_bias_correction: correct the step size for the zero start of both moments. Usual False: True
+     makes the first steps smaller.
+    safeguard_warmup: keep lr out of s, so that a long warmup does not inflate the estimate. Usual
+     False: True is safer under a long warm-up.
+    d0: the first estimate, far below any plausible distance, in units of weight. Usual [1e-8, 1e-4]
+     weight: too large cannot be undone, too small costs some steps.
+    d_coef: factor on the estimate; the preferred way to make steps larger or smaller. Usual
+     [0.5, 2] 1: more takes longer steps.
+    growth_rate: largest factor by which the estimate grows in a step; None for no limit. Usual
+     [1.02, 2.0] 1: lower grows the estimate with care.
     """
 
     def third(hyper: Hyper) -> Any:

@@ -21,10 +21,23 @@ def rprop(
 
     Variant: iRprop⁻: no weight goes back to where it was.
     Equals: torch.optim.Rprop (same defaults), to the bit, unless the product of two successive
-    gradients underflows (torch then sees no sign).
+     gradients underflows (torch then sees no sign).
+    Assumes: the full batch: signs without noise.
+    Theory: no proof of global convergence; step sizes shrink around a local minimum.
+    Practice: fast and hardly tuned on small full-batch problems; fails under minibatch noise, where
+     signs change for no reason.
+    State: 8*m*n bytes for m × n, 8*n for n.
+    Flops: about 6 an element.
+    Use: for small problems with the whole data in one batch.
+    Avoid: with minibatches.
+    Recipe: {optimizer: rprop}
+    Tags: sign, full-batch
     Source: Riedmiller & Braun 1993; Igel & Hüsken 2000 (iRprop⁻).
     lr: δ at a parameter's first update, which alone reads it: a schedule of it does nothing later.
-    etas: factors of δ at a change of sign and without one.
-    step_sizes: least and greatest δ, in units of the weights.
+     Usual [1e-4, 0.1] weight: the first step; a poor one is corrected within some steps.
+    etas: factors of δ at a change of sign and without one. Usual [0.3, 0.8], [1.1, 1.5]: a higher
+     second grows steps faster.
+    step_sizes: least and greatest δ, in units of the weights. Usual [1e-10, 1e-4], [0.1, 50]
+     weight: a lower second bounds the boldest step.
     """
     return resilient_steps(lr, etas, step_sizes)

@@ -33,18 +33,34 @@ def schedule_free_radam(
     ρ∞ = 2 / (1 − β₂) − 1,  ρ = ρ∞ − 2 t β₂ᵗ / (1 − β₂ᵗ).
 
     Variant: in the first steps, where ρ ≤ 4, nothing moves; with silent_sgd_phase=False they are
-    steps along the plain gradient, of size lr. t and the sums are each parameter's own.
+     steps along the plain gradient, of size lr. t and the sums are each parameter's own.
     Equals: schedulefree.RAdamScheduleFree (same defaults), to float32 rounding.
-    Source: Defazio et al. 2024 (arXiv:2405.15682); Liu et al. 2020 (arXiv:1908.03265),
-    Algorithm 2.
-    lr: step size of the base point z; about the largest change of one weight in one update.
+    Assumes: evaluation at the average: `opt.eval()` before, `opt.train()` after.
+    Theory: as schedule_free_adamw's.
+    Practice: as schedule_free_adamw without choosing a warm-up; stands still for the first few
+     steps.
+    State: 8*m*n + 16 bytes for m × n, 8*n + 16 for n.
+    Flops: about 18 an element.
+    Use: where neither horizon nor warm-up is known.
+    Avoid: under an lr that falls, or where code cannot call eval() and train().
+    Recipe: {optimizer: schedule_free_radam, lr: 1e-2}
+    Tags: adaptive, schedule-free, averaging
+    Source: Defazio et al. 2024 (arXiv:2405.15682); Liu et al. 2020 (arXiv:1908.03265), Algorithm 2.
+    lr: step size of the base point z; about the largest change of one weight in one update. Usual
+     [1e-4, 2e-2] weight: more learns faster, until it diverges.
     betas: share of the average in the point where the gradient is taken; decay rate of the running
-        mean square.
-    eps: added to the denominator, in units of the gradient.
-    weight_decay: fraction of each weight taken off per unit of step size.
-    r: power of the step in the weights of the average.
-    weight_lr_power: power of the largest step size so far in these weights.
-    silent_sgd_phase: stand still until the mean square is worth dividing by.
+     mean square. Usual [0.8, 0.98], [0.95, 0.9999]: a higher first evaluates gradients nearer the
+     average, for longer runs.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
+    weight_decay: fraction of each weight taken off per unit of step size. Usual [0, 0.3] 1/lr: more
+     keeps weights smaller and fits less closely.
+    r: power of the step in the weights of the average. Usual [0, 1]: higher weighs late iterates
+     more.
+    weight_lr_power: power of the largest step size so far in these weights. Usual [0, 2]: higher
+     weighs the steps of a warm-up less.
+    silent_sgd_phase: stand still until the mean square is worth dividing by. Usual True: False
+     moves at once, by plain gradients.
     """
     denominator = scale_by_corrected_rms(betas, eps)
 

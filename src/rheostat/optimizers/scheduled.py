@@ -1,37 +1,82 @@
-"""Hyperparameters that a schedule owns, inside param groups of plain numbers."""
+"""Hyperparameters that a schedule owns, inside param groups of plain numbers.
+
+A group counts its progress in every unit (`updates`, `samples` …), and a schedule is read at the
+count of its own unit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import Schedule
 
+COUNTS = ("samples", "tokens", "epochs", "fraction")
+"""The units of progress besides updates, as `consumed` takes them and groups count them."""
+
+START: Mapping[str, Any] = {"updates": 0, **dict.fromkeys(COUNTS, 0.0)}
+"""The counts of a group that has not begun."""
+
+
+def schedules_in(value: Any) -> Iterator[Schedule]:
+    """The schedules in a hyperparameter: itself, or parts of a tuple."""
+    if isinstance(value, Schedule):
+        yield value
+    elif isinstance(value, tuple):
+        for part in cast("tuple[Any, ...]", value):
+            yield from schedules_in(part)
+
 
 def has_schedule(value: Any) -> bool:
     """Whether a value is a schedule, or a tuple with one in it."""
-    return isinstance(value, Schedule) or (
-        isinstance(value, tuple) and any(map(has_schedule, cast("tuple[Any, ...]", value)))
-    )
+    return any(True for _ in schedules_in(value))
 
 
-def at_step(value: Any, step: int) -> Any:
-    """The value with every schedule in it replaced by what it says at this step."""
+def log_key(key: str) -> str:
+    """The group key of the log of steps at which a hyperparameter's schedule was begun again."""
+    return f"{key}.restarts"
+
+
+def base_key(key: str) -> str:
+    """The group key of the base value of a hyperparameter, which whoever writes to it changes."""
+    return f"{key}.base"
+
+
+def bases(schedules: Mapping[str, Any]) -> dict[str, float]:
+    """The base values that schedules declare, under their group keys."""
+    return {
+        base_key(key): value.base
+        for key, value in schedules.items()
+        if isinstance(value, Schedule) and value.base is not None
+    }
+
+
+def at_counts(value: Any, counts: Mapping[str, Any], key: str = "") -> Any:
+    """The value with every schedule in it replaced by what it says at these counts.
+
+    `key` is the hyperparameter's: the base value that stands under it scales the schedule.
+    """
     if isinstance(value, tuple):
-        return tuple(at_step(part, step) for part in cast("tuple[Any, ...]", value))
-    return value(step) if isinstance(value, Schedule) else value
+        return tuple(at_counts(part, counts) for part in cast("tuple[Any, ...]", value))
+    if not isinstance(value, Schedule):
+        return value
+    found = value(counts[value.unit])
+    written = counts.get(base_key(key), value.base)
+    return found if written == value.base else found * (written / value.base)
 
 
 def check_owners(
-    index: int, group: Mapping[str, Any], schedules: Mapping[str, Any], *, saved: bool = False
+    index: int, group: dict[str, Any], schedules: Mapping[str, Any], *, saved: bool = False
 ) -> None:
     """Refuse a group in which a scheduled hyperparameter has another value than its schedule's.
 
+    One that a schedule declares as a base value may be written: the base follows.
     `saved` says that the group comes from a checkpoint.
     """
     for key, value in schedules.items():
-        expected = at_step(value, int(group["updates"]))
+        expected = at_counts(value, group, key)
         if group[key] == expected:
             continue
         if saved:
@@ -40,8 +85,30 @@ def check_owners(
                 f"updates, where this schedule gives {expected!r}; build the optimizer with the "
                 "schedule it was saved with"
             )
+        if base_key(key) in group:
+            if not expected or not 0 < group[key] < math.inf:
+                raise InputError(
+                    f"{key} of param group {index} is a base value times a factor, which gives "
+                    f"{expected!r} now; {group[key]!r} was written to it, which no base gives"
+                )
+            group[base_key(key)] *= group[key] / expected
+            group[key] = at_counts(value, group, key)
+            continue
         raise InputError(
             f"{key} of param group {index} belongs to its schedule, which says {expected!r} after "
             f"{group['updates']} updates; {group[key]!r} was written to it. Build the optimizer "
-            "with a plain number to set it by hand."
+            "with a plain number to set it by hand, or declare it as a base value: "
+            "schedules.on_base(…)."
         )
+
+
+def check_counted(index: int, group: Mapping[str, Any], schedules: Mapping[str, Any]) -> None:
+    """Refuse a step while nobody has said what the one before consumed, where a schedule counts
+    that."""
+    for key, value in schedules.items():
+        for unit in (schedule.unit for schedule in schedules_in(value)):
+            if unit in group["uncounted"]:
+                raise InputError(
+                    f"{key} of param group {index} is scheduled in {unit}, and nobody has said how "
+                    f"many the last step took: call consumed({unit}=…) after each step"
+                )

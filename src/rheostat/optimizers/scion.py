@@ -43,16 +43,39 @@ def scion(
      outside shrink into them.
     Equals: the authors' Scion, to bfloat16 rounding, except that a kernel of unequal sides counts
      all its positions; pytorch_optimizer.SCION where the norm of each group is the one above.
+    Assumes: that layers have a natural norm, and steps of equal length in it suit all: lr and radii
+     carry over between widths.
+    Theory: O(T^(−1/4)) in the dual norm for smooth losses under noise, with falling lr and
+     momentum; constrained, a conditional gradient method (the paper).
+    Practice: as Muon on language models with one buffer for all parameters and no AdamW beside;
+     hyperparameters transfer from narrow to wide networks.
+    State: 4*m*n bytes for m × n, 4*n for n.
+    Flops: 20 m² n + 10 m³ for a matrix with m ≤ n and five iterations.
+    Use: for transformers and convolutions whose width is to change.
+    Avoid: for weights that begin far outside the balls, which only shrink at first; for norms at 1
+     where the radius is small.
+    Recipe: {optimizer: scion, lr: {schedule: cosine, peak: 2e-3, warmup: 20}, radius: 10.0,
+     sign_radius: 100.0}
+    Tags: matrix, momentum, spectral, sign, low-memory
     Source: Pethick et al. 2025 (arXiv:2502.07529), Algorithms 1 and 2, Tables 2 to 4.
-    lr: fraction of the way to the ball's point in one step, γ in the paper.
-    momentum: fraction of the running mean of the gradient kept each step.
-    radius: ρ of matrices, convolutions, norms and biases.
-    sign_radius: ρ of embeddings and of the head.
-    constrained: stay in the balls; otherwise weights may grow without bound.
+    lr: fraction of the way to the ball's point in one step, γ in the paper. Usual [3e-5, 3e-3] of
+     the radius: more learns faster and ends farther from the optimum.
+    momentum: fraction of the running mean of the gradient kept each step. Usual [0.8, 0.98]: higher
+     is steadier, slower to turn.
+    radius: ρ of matrices, convolutions, norms and biases. Usual [1, 100] norm of a layer: larger
+     allows larger weights and longer steps.
+    sign_radius: ρ of embeddings and of the head. Usual [100, 10000] largest element · n: as radius,
+     for the first and the last layer.
+    constrained: stay in the balls; otherwise weights may grow without bound. Usual True: False
+     leaves weights free to grow, without decay.
     coefficients: the polynomials of the iteration: quintic, polar_express or polar_express_wide.
-    ns_steps: how many polynomials; 5, and 4 of polar_express_wide, where it is not given.
-    dtype: precision of the iteration.
-    eps: added to a root mean square, and the smallest norm that a momentum is divided by.
+     Usual 'quintic': the others are closer to orthogonal at the same or a lower cost.
+    ns_steps: how many polynomials; 5, and 4 of polar_express_wide, where it is not given. Usual
+     [3, 8] products: more is closer to orthogonal, and slower.
+    dtype: precision of the iteration. Usual 'bfloat16': 'float32' is slower where the machine has
+     bfloat16.
+    eps: added to a root mean square, and the smallest norm that a momentum is divided by. Usual
+     [1e-10, 1e-6] gradient: it only guards against a momentum of 0.
     """
 
     def rule(direction: Transform, rho: float) -> Transform:

@@ -24,12 +24,26 @@ def sparse_adam(
     gradient and of its square, and t the updates of the parameter, not of the element.
 
     Variant: lazy; eps stands beside √v before its correction, as in the paper's efficient form. A
-    dense gradient, which torch refuses, counts for every element.
+     dense gradient, which torch refuses, counts for every element.
     Equals: torch.optim.SparseAdam (same defaults), to float32 rounding.
+    Assumes: that what has no gradient in a step should not move, nor its moments decay.
+    Theory: no proof is published with it; on dense gradients it is Adam.
+    Practice: makes huge embedding tables affordable: time follows the rows touched. Rare rows take
+     longer steps than under Adam.
+    State: 8*m*n bytes for m × n, 8*n for n.
+    Flops: about 13 an element that has a gradient.
+    Use: for embeddings with `sparse=True`.
+    Avoid: for dense parameters, and with weight decay, which it has not.
+    Recipe: {optimizer: sparse_adam, lr: {schedule: cosine, peak: 1e-2, warmup: 20}}
+    Tags: adaptive, momentum
     Source: Kingma & Ba 2015 (arXiv:1412.6980), section 2, last paragraph.
-    lr: step size; about the largest change of one weight in one update.
-    betas: decay rates of the running mean and of the running mean square.
-    eps: added to the denominator, in units of the gradient.
+    lr: step size; about the largest change of one weight in one update. Usual [1e-5, 1e-2] weight:
+     more learns faster, until it diverges.
+    betas: decay rates of the running mean and of the running mean square. Usual [0.8, 0.95],
+     [0.95, 0.9999]: higher averages over more steps, which is steadier and slower to notice a
+     change.
+    eps: added to the denominator, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger
+     damps weights whose gradients are small.
     """
     rule = Transform(
         _direction,

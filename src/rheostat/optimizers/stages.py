@@ -12,67 +12,75 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.transform import Evaluate, Transform
+from rheostat.core.transform import Evaluate, Transform, square
 from rheostat.optimizers.items import Item
+from rheostat.optimizers.kernels import Kernel
 
 
-def run(items: Sequence[Item], evaluate: Evaluate | None) -> None:
+def run(items: Sequence[Item], evaluate: Evaluate | None, squares: Tensor | None) -> None:
     """Run every item's rule to its end and move its parameter.
 
     `evaluate` gives the closure's loss and gradients at displaced parameters; None where the step
-    has no closure. Raises InputError where a rule needs one and there is none.
+    has no closure. `squares` are the sums of squares of the items' gradients, None where nobody has
+    taken them. Raises InputError where a rule needs a closure and there is none.
     """
     _elsewhere(items, evaluate)
-    in_order = sorted(items, key=lambda item: item.name)
-    _advance_all(items)
-    while waiting := [item for item in in_order if item.next_piece is not None]:
+    waiting = _advance_all(items)
+    while waiting:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
         # they are measured over all the parameters of those rules together.
-        piece = waiting[0].next_piece
-        assert piece is not None
-        measured = [item for item in waiting if item.next_piece is piece]
-        _measure(piece, measured)
-        _advance_all(measured)
-
-
-def _advance_all(items: Sequence[Item]) -> None:
-    """Run items as far as they go: those whose whole rule a kernel can run, all at once."""
-    left: list[Item] = []
-    ready: dict[int, list[Item]] = {}
-    for item in items:
-        waits = not item.ready and item.rule.pieces[0].measure is not None
-        if item.kernel is None or item.position > 0 or waits or not item.kernel.takes(item):
-            left.append(item)
+        piece = waiting[0].pieces[waiting[0].position]
+        together = [item for item in waiting if item.pieces[item.position] is piece]
+        others = [item for item in waiting if item.pieces[item.position] is not piece]
+        whole = len(together) == len(items) and all(item.position == 0 for item in items)
+        if squares is not None and piece.measure is square and whole:
+            _settle(piece, together, {"square": squares.sum()})
         else:
-            ready.setdefault(id(item.kernel), []).append(item)
-    for batch in ready.values():
-        kernel = batch[0].kernel
-        assert kernel is not None
+            _measure(piece, sorted(together, key=lambda item: item.name))
+        waiting = others + _advance_all(together)
+
+
+def _advance_all(items: Sequence[Item]) -> list[Item]:
+    """Run items as far as they go, those whose whole rule a kernel can run all at once; returns
+    those that wait for a measurement."""
+    waiting: list[Item] = []
+    ready: dict[Kernel, list[Item]] = {}
+    for item in items:
+        kernel = item.kernel
+        if item.waits:
+            waiting.append(item)
+        elif kernel is not None and item.position == 0 and kernel.takes(item):
+            ready.setdefault(kernel, []).append(item)
+        elif not _advance(item):
+            waiting.append(item)
+    for kernel, batch in ready.items():
         kernel.run(batch)
-        pieces = batch[0].rule.pieces
-        acts = any(piece.after is not None for piece in pieces)
+        acts = any(piece.after is not None for piece in batch[0].pieces)
         for item in batch:
-            item.position = len(pieces)
+            item.position = len(item.pieces)
             if acts:
                 _afterwards(item)
-    for item in left:
-        _advance(item)
+    return waiting
 
 
-def _advance(item: Item) -> None:
-    """Run the item's pieces up to the next one that must measure first, or move the parameter."""
-    while (piece := item.next_piece) is not None:
-        if piece.measure is not None and not item.ready:
-            return
+def _advance(item: Item) -> bool:
+    """Run the item's pieces and move its parameter; False where one must measure first."""
+    while item.position < len(item.pieces):
+        if item.waits:
+            return False
+        if item.measured is not None:
+            item.hyper.measured = item.measured
+            item.measured = None
+        piece = item.pieces[item.position]
         item.update = piece.update(item.update, item.state, item.param, item.hyper)
         item.position += 1
-        item.ready = False
     move(item.param, item.update)
     _afterwards(item)
+    return True
 
 
 def _afterwards(item: Item) -> None:
-    for piece in item.rule.pieces:
+    for piece in item.pieces:
         if piece.after is not None:
             result = piece.after(item.param, item.state, item.hyper)
             if result is not item.param:
@@ -92,19 +100,25 @@ def _measure(piece: Transform, items: Sequence[Item]) -> None:
     assert piece.measure is not None
     sums: dict[str, Tensor] = {}
     for item in items:
-        for key, value in piece.measure(item.update, item.state, item.param, item.hyper).items():
+        found = piece.measure(item.update, item.state, item.param, item.hyper)
+        for key, value in found.items():
             sums[key] = sums[key] + value if key in sums else value
+    _settle(piece, items, sums)
+
+
+def _settle(piece: Transform, items: Sequence[Item], sums: Mapping[str, Tensor]) -> None:
     scalars: Mapping[str, float] = piece.settle(sums, items[0].hyper) if piece.settle else {}
     for item in items:
-        item.hyper.measured = sums
-        item.ready = True
-        store(item, scalars)
+        item.measured = sums
+        if scalars:
+            store(item, scalars)
 
 
 def store(item: Item, scalars: Mapping[str, float]) -> None:
     """Give new values of the rule's scalars to the pieces that follow, and to the group."""
     for name, value in scalars.items():
         setattr(item.hyper, name, value)
+        item.numbers[name] = value
         item.group[name] = value
 
 
@@ -113,7 +127,7 @@ def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None) -> None:
     for piece in _distinct(
         items, lambda piece: piece.search is not None or piece.probe is not None
     ):
-        concerned = [item for item in items if any(p is piece for p in item.rule.pieces)]
+        concerned = [item for item in items if any(p is piece for p in item.pieces)]
         if evaluate is None:
             raise InputError(
                 f"{piece.name} evaluates the loss several times a step: call step(closure)"
@@ -163,6 +177,8 @@ def _probe(
     assert piece.probe is not None
     if piece.measure is not None:
         _measure(piece, sorted(concerned, key=lambda item: item.name))
+        for item in concerned:
+            item.hyper.measured = item.measured or {}
     mine = {id(item) for item in concerned}
     moves = [
         piece.probe(item.update, item.state, item.param, item.hyper)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer
+from rheostat.optimizers.scheduled import START
 
 LABELS = (
     *("params", "param_names", "name"),
@@ -22,7 +23,9 @@ SHARED: Mapping[str, Any] = {
     "lr_factor": 1.0,
     "maximize": False,
     "seed": 0,
-    "updates": 0,
+    **START,
+    "uncounted": (),
+    "plan": "{}",
     "phase": 0,
     "evaluating": False,
     "mode": "eager",
@@ -112,3 +115,14 @@ def _entry_problems(
                 f"{name}.{key} was saved with shape {tuple(entry[key].shape)}, here it has {shape}"
             )
     return problems
+
+
+def with_names(params: Any, start: int) -> list[tuple[str, Tensor]]:
+    """(name, parameter) pairs; parameters that came without names are numbered from `start`."""
+    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    return [
+        cast("tuple[str, Tensor]", item)
+        if isinstance(item, tuple)
+        else (f"param.{start + i}", item)
+        for i, item in enumerate(listed)
+    ]

@@ -1,7 +1,8 @@
 """Recipes: everything about an optimizer as data, and `attach`, which binds one to a model.
 
-`document` reads what people write (YAML, JSON) and knows where each key stands, `recipe`
-checks and completes it, `schema` publishes what is allowed as JSON Schema, and `attach` gives
-a run that a training loop steps. To give recipes a new key, add it to `recipe` (read, checked,
-written out by `canonical`) and to `schema`; a test holds the two to the same answer.
+`formats` reads what people write and `layers` merges it; `grammar` checks and completes it, with
+`reader` for values and schedules, into `parts`; `build` makes what runs and `origins` goes the way
+back. `fit` finds what does not fit together, `explain` shows what a recipe does to a model, and
+`recipe_schema` publishes what is allowed. To give recipes a new key, add it to `grammar`, `parts`
+and `recipe_schema`; a test holds the checks and the schema to the same answer.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError
-from rheostat.core.schedule import Schedule
+from rheostat.core.schedule import Schedule, StateAction
 from rheostat.optimizers.loop import Optimizer, StepResult
+from rheostat.optimizers.plan import Replanned
+from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
 from rheostat.recipes.recipe import Recipe
 from rheostat.record.environment import environment, facts, git_state
 from rheostat.record.run import RunWriter
+from rheostat.schedules.shapes import ShapeName
 from rheostat.signals.fingerprint import fingerprint
 from rheostat.signals.norms import total_norm
-
-MOMENTUM_BUFFERS = ("momentum_buffer", "exp_avg")
-"""First moments, whatever the rule calls them: their norm is recorded as `momentum_norm`."""
 
 
 def attach(
@@ -30,8 +31,10 @@ def attach(
     model: nn.Module,
     *,
     steps: int | None = None,
+    seconds: float | None = None,
     directory: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Run:
     """Bind a recipe to a model: its optimizer, its schedules and, with a directory, its record.
 
@@ -39,19 +42,31 @@ def attach(
         recipe: a file, a mapping, or a Recipe.
         model: the module to train; its parameters are known by their names.
         steps: the horizon, in updates, of schedules that do not state their own.
+        seconds: the budget of wall-clock time, for schedules that count its fraction.
         directory: where to record every step; None records nothing.
         about: anything more for the record's header, such as the seed.
+        overrides: dotted keys of the recipe and what takes their place; see `Recipe.load`.
+
+    Warns:
+        RecipeWarning: what the recipe says and might not mean; `silence` holds codes.
 
     Raises:
-        InputError: whatever is wrong with the recipe; a schedule that needs a horizon and has none.
+        InputError: whatever is wrong with the recipe, or does not fit the model; a schedule that
+            needs a horizon and has none; a horizon in the recipe and another one in `steps`.
     """
-    loaded = Recipe.load(recipe)
+    loaded = Recipe.load(recipe, overrides)
     bound = loaded if steps is None else loaded.bind(steps)
+    for problem in (*bound.warnings, *bound.check(model)):
+        warnings.warn(problem.line, RecipeWarning, stacklevel=2)
     optimizer = bound.build(model)
     writer = None
     if directory is not None:
-        writer = RunWriter(directory, _header(bound, model, optimizer, about or {}))
-    return Run(bound, model, optimizer, writer)
+        writer = RunWriter(directory, _header(bound, model, optimizer), about)
+    return Run(bound, model, optimizer, writer, seconds)
+
+
+class RecipeWarning(UserWarning):
+    """Something that a recipe says and might not mean; docs/guide/validation.md explains each."""
 
 
 class Run:
@@ -61,15 +76,21 @@ class Run:
     """
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, optimizer: Optimizer, writer: RunWriter | None
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        optimizer: Optimizer,
+        writer: RunWriter | None,
+        seconds: float | None = None,
     ) -> None:
         self.recipe = recipe
         self.optimizer = optimizer
         self._model = model
         self._writer = writer
         self._attempts = 0
-        self._started = time.perf_counter()
-        self._restarts = _restarts(optimizer)
+        self._started = self._told = time.perf_counter()
+        self._seconds = seconds
+        self._begun: tuple[Restarted, ...] = ()
 
     def step(
         self,
@@ -78,6 +99,7 @@ class Run:
         closure: Callable[[], Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         batch: Any = None,
+        consumed: Mapping[str, float] | None = None,
     ) -> StepResult:
         """One update from the gradients that are there, recorded.
 
@@ -86,6 +108,7 @@ class Run:
             closure: as torch's; its loss is recorded where `loss` is not given.
             scaler: a GradScaler that scaled this loss; it may skip the step.
             batch: the batch; the fingerprint of its content is recorded.
+            consumed: what the step took of what schedules count: `{"tokens": 4096}`.
 
         Raises:
             InputError: both a closure and a scaler (torch's GradScaler takes no closures).
@@ -103,7 +126,57 @@ class Run:
         if self._writer is not None:
             self._record(self._writer, result, loss, before, batch)
         self._attempts += 1
+        self._count(consumed or {})
+        if self.optimizer.last_step is not None:
+            self._begun += self.optimizer.last_step.restarts
         return result
+
+    def _count(self, consumed: Mapping[str, float]) -> None:
+        counts = dict(consumed)
+        if self._seconds is not None:
+            now = time.perf_counter()
+            counts["fraction"] = (now - self._told) / self._seconds
+            self._told = now
+        if counts:
+            self.optimizer.consumed(**counts)
+
+    # -- changes of plan: each recorded with the old curve and the new ------------------------
+
+    def extend(self, steps: int, hyperparameter: str = "lr") -> None:
+        """Move the horizon out; see `Plan.extend`."""
+        self._replanned("extend", self.optimizer.plan.extend(steps, hyperparameter))
+
+    def change_peak(
+        self, peak: float, hyperparameter: str = "lr", old_peak: float | None = None
+    ) -> None:
+        """Another peak from here on; see `Plan.change_peak`."""
+        changes = self.optimizer.plan.change_peak(peak, hyperparameter, old_peak)
+        self._replanned("change_peak", changes)
+
+    def cool_down(
+        self,
+        steps: int,
+        shape: ShapeName = "linear",
+        floor: float = 0.0,
+        hyperparameter: str = "lr",
+    ) -> None:
+        """Down to `floor` at `steps`, from here; see `Plan.cool_down`."""
+        changes = self.optimizer.plan.cool_down(steps, shape, floor, hyperparameter)
+        self._replanned("cool_down", changes)
+
+    def restart(
+        self, state: StateAction | None = None, factor: float = 0.5, hyperparameter: str = "lr"
+    ) -> None:
+        """Begin the schedule again with the next update; see `Plan.restart`."""
+        self._begun += self.optimizer.plan.restart(state, factor, hyperparameter)
+
+    def _replanned(self, operation: str, changes: list[Replanned]) -> None:
+        for change in changes if self._writer is not None else []:
+            assert self._writer is not None
+            about = {"step": self._attempts, "operation": operation, "group": change.group}
+            curves = {"old": change.old.written(), "new": change.new.written()}
+            named = {"hyperparameter": change.hyperparameter, "at": change.at}
+            self._writer.event("replan", {**about, **named, **curves})
 
     def finish(
         self,
@@ -112,6 +185,10 @@ class Run:
         about: Mapping[str, Any] | None = None,
     ) -> None:
         """Record the outcome and close. `status` is "done" or "diverged"."""
+        if about and "seconds" in about:
+            raise InputError(
+                "finish: about: the key 'seconds' is the record's own; give yours another"
+            )
         if self._writer is not None:
             seconds = time.perf_counter() - self._started
             weights = fingerprint(self._model.state_dict())
@@ -166,13 +243,15 @@ class Run:
             [
                 state[name]
                 for state in self.optimizer.state.values()
-                for name in MOMENTUM_BUFFERS
+                for name in FIRST_MOMENTS
                 if name in state
             ]
         )
-        # Before the step's own row: the restart is what this update begins with.
-        if result.applied and (cycle := self._restarts.get(result.step - 1)):
-            writer.event("restart", {"step": self._attempts, "cycle": cycle, "lr": before["lr"]})
+        if result.applied:
+            # Before the step's own row: they are what this update begins with.
+            for begun in self._begun:
+                writer.event("restart", _account(self._attempts, begun))
+            self._begun = ()
         writer.step(self._attempts, values, None if batch is None else fingerprint(batch))
         if not result.applied:
             writer.event("skipped", {"step": self._attempts, "reason": result.reason})
@@ -183,25 +262,41 @@ def _number(value: Any) -> float:
     return float(cast("tuple[float, ...]", value)[0] if isinstance(value, tuple) else value)
 
 
-def _restarts(optimizer: Optimizer) -> dict[int, int]:
-    """Update -> number of the cycle that begins there, of the learning rate's schedule."""
+def _account(step: int, begun: Restarted) -> dict[str, Any]:
+    """A restart as it is recorded: where, how long, the jump, and what became of the state."""
+    return {
+        "step": step,
+        "hyperparameter": begun.hyperparameter,
+        "group": begun.group,
+        "cycle": begun.restart.cycle,
+        "length": begun.restart.length,
+        "before": begun.restart.before,
+        "after": begun.restart.after,
+        "ratio": begun.restart.ratio,
+        "state": begun.policy.action,
+        "norms": {name: list(pair) for name, pair in begun.norms.items()},
+    }
+
+
+def _restarts(optimizer: Optimizer, steps: int | None) -> list[float]:
+    """The planned restarts of the learning rate, in the unit of its schedule."""
     lr = optimizer.scheduled(0).get("lr")
-    return {step: i + 1 for i, step in enumerate(lr.restarts)} if isinstance(lr, Schedule) else {}
+    if not isinstance(lr, Schedule) or (lr.horizon is None and steps is None):
+        return []
+    end = steps if lr.unit == "updates" and steps is not None else lr.horizon
+    return [restart.step for restart in lr.restart_events(before=end)]
 
 
-def _header(
-    recipe: Recipe, model: nn.Module, optimizer: Optimizer, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def _header(recipe: Recipe, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     return {
         "recipe": recipe.canonical(),
         "recipe_hash": recipe.hash,
         "weights": fingerprint(model.state_dict()),
-        "restarts": sorted(_restarts(optimizer)),
+        "restarts": _restarts(optimizer, recipe.steps),
         "threads": torch.get_num_threads(),
         "environment": {
             **environment(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         },
-        **about,
         "facts": {**facts(), "git": git_state(Path.cwd()), "started": time.time()},
     }

@@ -1,4 +1,4 @@
-"""`Recipe`: an optimizer, its hyperparameters and their schedules, as data.
+"""`Recipe`: everything about an optimizer as data.
 
 Checked against the registered signatures before anything runs, every problem at once and each
 with its place; completed (every default and version written out), and hashed by content.
@@ -6,58 +6,75 @@ with its place; completed (every default and version written out), and hashed by
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
+from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError
-from rheostat.core.hyper import Argument
-from rheostat.core.registry import component
-from rheostat.recipes.document import Document, Problem, open_document, refuse
-from rheostat.recipes.reader import STEPS, Reader, live
-from rheostat.record.durable import content_hash
+from rheostat.recipes.document import Document, Problem, refuse
+from rheostat.recipes.grammar import FORMAT, SETTINGS, read_parts
+from rheostat.recipes.layers import open_recipe
+from rheostat.recipes.parts import LR, Parts, Rule
+from rheostat.recipes.reader import STEPS, Reader
 
 if TYPE_CHECKING:
     from torch import nn
 
     from rheostat.optimizers.loop import Optimizer
+    from rheostat.optimizers.policy import Match
 
-NonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
-"""What a NaN or infinite gradient does; see `rheostat.optimizers.guard`."""
-
-NONFINITE = Argument("nonfinite", NonFinite, "skip")
-OWN_KEYS = ("optimizer", NONFINITE.name, STEPS.name)
-"""The keys of a recipe that are no hyperparameters."""
+PROVISIONAL = (10_000, 10_000_000)
+"""Horizons to try, in place of one that is not known yet, for what does not depend on it."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `Recipe.load` makes one; the fields are those of its canonical form.
+    """A checked recipe; `Recipe.load` makes one.
 
-    `hyperparameters` are plain data in the order of the signature, a schedule in them a mapping.
-    `steps` is the horizon in updates, None until it is known; only then are schedules complete.
-    `document` is what the recipe was read from.
+    `parts` is what it says, `warnings` what it says and might not mean, `document` what it was
+    read from.
     """
 
-    optimizer: str
-    hyperparameters: Mapping[str, Any] = field(hash=False)
-    nonfinite: NonFinite
-    steps: int | None
+    parts: Parts
     document: Document = field(compare=False, repr=False)
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     @classmethod
-    def load(cls, source: str | Path | Mapping[str, Any] | Document | Recipe) -> Recipe:
+    def load(
+        cls,
+        source: str | Path | Mapping[str, Any] | Document | Recipe,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Recipe:
         """A recipe from a file (a `str` is a path) or a mapping; a Recipe is returned as it is.
+
+        Args:
+            source: what to read. A file may name a `base` beside it.
+            overrides: dotted paths and values that take the place of what is there, such as
+                ``{"lr": 1e-3, "policy.0.lr": 1e-4}``.
 
         Raises:
             InputError: one line for every problem, with file, line, column and key.
         """
         if isinstance(source, Recipe):
-            return source
-        recipe, problems = read_recipe(open_document(source, "recipe"), None)
+            if not overrides:
+                return source
+            source = source.document
+        recipe, problems = read_recipe(open_recipe(source, overrides), None)
         return _sound(recipe, problems)
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Recipe:
+        """The recipe of an optimizer that was built in Python.
+
+        Raises:
+            InputError: a piece that no registered component made, or whose arguments no file can
+                hold; the message names it.
+        """
+        from rheostat.recipes.origins import recipe_of
+
+        return cls.load(recipe_of(optimizer))
 
     def bind(self, steps: int) -> Recipe:
         """This recipe for a run of so many updates: the horizon of schedules that state none.
@@ -71,30 +88,49 @@ class Recipe:
         recipe, problems = read_recipe(self.document, checked)
         return _sound(recipe, problems)
 
+    def check(self, model: nn.Module) -> list[Problem]:
+        """What might not fit this model: warnings that the recipe alone gives no reason for.
+
+        Raises:
+            InputError: what does not fit it: a parameter that the policy leaves out, a rule that
+                cannot serve what it is given.
+        """
+        from rheostat.recipes.fit import problems_on
+
+        lines = lines_at_any_horizon(self.parts)
+        found = problems_on(self.parts, lines, self.document, model)
+        refuse(problem for problem in found if problem.severity == "error")
+        return [problem for problem in found if problem.severity == "warning"]
+
+    @property
+    def steps(self) -> int | None:
+        """The horizon in updates, None until it is known; only then are schedules complete."""
+        return self.parts.steps
+
     def canonical(self) -> dict[str, Any]:
         """The recipe written out in full; loading it gives the same recipe, with the same hash."""
-        return {
-            "optimizer": self.optimizer,
-            **copy.deepcopy(dict(self.hyperparameters)),
-            "nonfinite": self.nonfinite,
-            **({} if self.steps is None else {"steps": self.steps}),
-        }
+        return {FORMAT.name: FORMAT.default, **self.parts.data()}
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical form, 64 hexadecimal digits."""
-        return content_hash(self.canonical())
+        """SHA-256 of what the recipe says, 64 hexadecimal digits.
+
+        Of its canonical form without what is at its default, because a version of a component says
+        what its defaults are: an argument that is added later changes no hash, nor does a code
+        that is silenced.
+        """
+        return content_hash(self.parts.essence({n: a.default for n, a in SETTINGS.items()}))
 
     def build(self, model: nn.Module | Iterable[Any]) -> Optimizer:
         """The optimizer on a module (or on whatever torch.optim takes).
 
         Raises:
-            InputError: a schedule that needs a horizon and has none; a model without parameters.
+            InputError: a schedule that needs a horizon and has none; a model without parameters,
+                or with some that the policy leaves out.
         """
-        from rheostat.optimizers.build import optimizer
+        from rheostat.recipes.build import on_model
 
-        arguments = live(component(self.optimizer, "optimizer"), self.hyperparameters)
-        return optimizer(self.optimizer, model, nonfinite=self.nonfinite, **arguments)
+        return on_model(self.parts, model)
 
 
 def _sound(recipe: Recipe | None, problems: list[Problem]) -> Recipe:
@@ -107,28 +143,62 @@ def read_recipe(document: Document, steps: int | None) -> tuple[Recipe | None, l
     """The recipe in a document for a run of `steps` updates (None: not known yet), or None and
     everything that is wrong with it."""
     reader = Reader(document, steps)
-    recipe = _recipe(reader)
-    return (None if reader.problems else recipe), reader.problems
+    parts = read_parts(reader)
+    warnings: list[Problem] = []
+    if parts is not None and not reader.problems:
+        parts, warnings = _fitted(reader, parts)
+    if parts is None or reader.problems:
+        return None, reader.problems
+    return Recipe(parts, document, tuple(warnings)), reader.problems
 
 
-def _recipe(reader: Reader) -> Recipe | None:
-    given = reader.mapping((), "{optimizer: sgd, lr: 0.1}")
-    if given is None:
-        return None
-    if "steps" in given:
-        reader.steps = reader.horizon(STEPS, ("steps",), given["steps"]) or reader.steps
-    nonfinite: NonFinite = reader.value(NONFINITE, ("nonfinite",), given.get("nonfinite", "skip"))
-    rule = reader.component(("optimizer",), "optimizer")
-    if rule is None:
-        # Which keys it takes is unknown, but a schedule is a schedule under any key.
-        for name, value in given.items():
-            if isinstance(value, dict) and "schedule" in cast("dict[str, Any]", value):
-                reader.schedule(Argument(name, float), (name,))
-        return None
-    values = reader.arguments((), given, rule, OWN_KEYS, reader.scheduled)
-    if not reader.problems and not reader.waiting:
+def _fitted(reader: Reader, parts: Parts) -> tuple[Parts, list[Problem]]:
+    """The parts with the step sizes of their chains; what does not fit together is noted, and what
+    might not is returned."""
+    from rheostat.recipes.build import PlacedError, is_foreign, lines_of
+    from rheostat.recipes.fit import problems_of
+
+    if is_foreign(parts):
+        return parts, []
+    for horizon in (None, *PROVISIONAL) if reader.waiting else (None,):
         try:
-            rule.factory(**live(rule, values))
-        except InputError as error:
-            reader.report((), str(error))
-    return Recipe(rule.ref, values, nonfinite, reader.steps, reader.document)
+            parts = _with_rates(parts, horizon)
+            lines = lines_of(parts, horizon)
+        except PlacedError as error:
+            if not reader.waiting:
+                problem = reader.document.problem(error.path, str(error), code=error.code)
+                reader.problems.append(problem)
+            continue
+        found = problems_of(parts, lines, reader.document)
+        reader.problems += [problem for problem in found if problem.severity == "error"]
+        return parts, [problem for problem in found if problem.severity == "warning"]
+    return parts, []
+
+
+def lines_at_any_horizon(parts: Parts) -> list[tuple[Match, Rule]]:
+    """The lines of a recipe whose horizon may still be unknown, as `build.lines_of` gives them.
+
+    Raises:
+        InputError: a schedule that no provisional horizon suits.
+    """
+    from rheostat.recipes.build import PlacedError, lines_of
+
+    for horizon in (None, *PROVISIONAL[:-1]):
+        try:
+            return lines_of(parts, horizon)
+        except PlacedError:
+            continue
+    return lines_of(parts, PROVISIONAL[-1])
+
+
+def _with_rates(parts: Parts, horizon: int | None) -> Parts:
+    """The parts with the default step size, where a chain has neither one of its own nor an lr."""
+    from rheostat.recipes.build import has_step_size
+
+    def rated(rule: Rule) -> Rule:
+        if rule.optimizer or rule.lr is not None or has_step_size(rule, horizon):
+            return rule
+        return replace(rule, lr=LR.default)
+
+    lines = tuple(replace(line, rule=rated(line.rule)) for line in parts.lines)
+    return replace(parts, rule=rated(parts.rule), lines=lines)

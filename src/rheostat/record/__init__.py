@@ -1,10 +1,9 @@
 """The record: what happened, kept so that a crash cannot spoil it and a change is noticed.
 
-`durable` (files written whole or not at all, canonical JSON, content hashes), `log` (the
-append-only event log: JSON lines, a checksum each), `run` (one run: written step by step,
-read back as a `RunRecord`), `series` (a run's columns as Parquet), `environment` (where a run
-happened), `lock` (one process a study), `store` (which studies and runs there are) and `index`
-(its SQL). Nothing here imports torch. SQLAlchemy and pyarrow come with
+`log` (the append-only event log: JSON lines, a checksum each), `run` (one run: written step by
+step, read back as a `RunRecord`), `series` (a run's columns as Parquet), `environment` (where a
+run happened), `store` (which studies and runs there are) and `index` (its SQL). Nothing here
+imports torch. SQLAlchemy and pyarrow come with
 `pip install "rheostat[study]"`: `store` needs the one, `series` loads the other when used.
 
 A new kind of event needs no change here: `RunWriter.event(kind, fields)`. To add a sink,

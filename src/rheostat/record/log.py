@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from rheostat.core.errors import InputError
-from rheostat.record.durable import (
+from rheostat.core.durable import (
     JsonObject,
     canonical_json,
     disk_errors,
     sync_directory,
     write_all,
 )
+from rheostat.core.errors import InputError
 
 _KIND = re.compile(r"[a-z][a-z0-9_]*")
 _LINE = re.compile(

@@ -22,8 +22,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from rheostat.core.durable import JsonObject, content_hash, make_directory
 from rheostat.core.errors import InputError, MachineError
-from rheostat.record.durable import JsonObject, content_hash, make_directory
 from rheostat.record.log import Event, EventLog, Line, scan_lines
 from rheostat.record.series import RESERVED, Floats, Ints, Series, read_series, write_series
 
@@ -32,6 +32,9 @@ SERIES_NAME = "series.parquet"
 STATUSES = ("done", "diverged")
 FORMAT = 1
 BLOCK = 256  # steps a line: large enough to amortise one write, small enough to lose little
+
+FACTS = "facts"
+"""The key of what content hashes leave out."""
 
 _OURS = ("start", "steps", "finish")
 
@@ -57,12 +60,25 @@ class RunWriter:
     """Writes one run. As a context manager it writes out what is buffered when the block ends,
     also by an error; only `finish` makes the run finished.
 
-    `header` is anything that has a JSON form. Raises `InputError` where the directory holds a
-    run already, `MachineError` where the disk refuses; what was recorded before stays readable.
+    `header` and `about` are anything that has a JSON form: what the recorder knows, and what a
+    user adds to it. Raises `InputError` where the directory holds a run already, where `about`
+    has a key of the header's own, and for whatever is recorded after the end; `MachineError`
+    where the disk refuses; what was recorded before stays readable.
     """
 
-    def __init__(self, directory: str | Path, header: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        header: Mapping[str, object],
+        about: Mapping[str, object] | None = None,
+    ) -> None:
         self.directory = Path(directory)
+        for key in about or {}:
+            if key in header or key == FACTS:
+                raise InputError(
+                    f"about: the key {key!r} is the record's own; give yours another name"
+                )
+        header = {**header, **(about or {})}
         make_directory(self.directory)
         path = self.directory / LOG_NAME
         self._log = EventLog.create(path)
@@ -75,7 +91,7 @@ class RunWriter:
                 path.unlink()
             raise
         self._block: _Block | None = None
-        self._finished = False
+        self._ended = ""  # how, once nothing more can be recorded
 
     def step(self, step: int, values: Mapping[str, float], batch: str | None = None) -> None:
         """Record one step: its values by name, bit for bit, and its batch's fingerprint.
@@ -83,6 +99,7 @@ class RunWriter:
         Buffered: the log gets `BLOCK` steps at a time. A name that is absent at some steps
         reads as NaN there. `step` and `batch` are taken as names by the columns of that name.
         """
+        self._refuse_after_end()
         row = (batch or "", *map(float, values.values()))
         block = self._block
         names = tuple(values)
@@ -96,12 +113,13 @@ class RunWriter:
         """Record an event at once, after the steps that came before it."""
         if kind in _OURS:
             raise ValueError(f"events of the kind {kind!r} are written by the run itself")
-        self._refuse_after_finish()
+        self._refuse_after_end()
         self._write_block()
         self._log.append(kind, fields)
 
     def flush(self) -> None:
         """Write the buffered steps, and make all that was recorded survive a power cut."""
+        self._refuse_after_end()
         self._write_block()
         self._log.flush()
 
@@ -116,17 +134,18 @@ class RunWriter:
         final weights, `facts` whatever may differ between two bit-identical runs."""
         if status not in STATUSES:
             raise ValueError(f"a run ends as one of {STATUSES}, not {status!r}")
-        self._refuse_after_finish()
+        self._refuse_after_end()
         self._write_block()
         plain = {name: float(value) for name, value in metrics.items()}
         ending = {"status": status, "metrics": plain, "fingerprint": fingerprint}
-        self._log.append("finish", {**ending, "facts": dict(facts or {})})
-        self._finished = True
+        self._log.append("finish", {**ending, FACTS: dict(facts or {})})
+        self._ended = "finished"
         self._log.close()
 
     def close(self) -> None:
         """Write the buffered steps and close; without `finish` the run counts as running."""
-        if not self._finished:
+        if not self._ended:
+            self._ended = "closed"
             try:
                 self._write_block()
             finally:
@@ -149,7 +168,6 @@ class RunWriter:
             error.add_note(str(failure))  # the first error is the one to report
 
     def _new_block(self, first: int, names: tuple[str, ...]) -> _Block:
-        self._refuse_after_finish()
         for name in RESERVED:
             if name in names:
                 raise InputError(f"a series cannot be named {name!r}: that column is the record's")
@@ -167,9 +185,12 @@ class RunWriter:
             self._log.append("steps", block.fields())
         self._block = None
 
-    def _refuse_after_finish(self) -> None:
-        if self._finished:
-            raise ValueError(f"the run in {self.directory} is finished")
+    def _refuse_after_end(self) -> None:
+        if self._ended:
+            raise InputError(
+                f"the run in {self.directory} is {self._ended}: nothing can be added to it; "
+                "begin another run in a directory of its own"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,4 +318,4 @@ def _series_of_log(lines: list[Line]) -> Series:
 
 
 def _without_facts(fields: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in fields.items() if key != "facts"}
+    return {key: value for key, value in fields.items() if key != FACTS}

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rheostat.core.durable import canonical_json, disk_errors, write_file
 from rheostat.core.errors import InputError, MachineError
-from rheostat.record.durable import canonical_json, disk_errors, write_file
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

@@ -12,22 +12,22 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rheostat.core.errors import InputError, MachineError, nearest
-from rheostat.record.durable import (
+from rheostat.core.durable import (
     JsonObject,
     canonical_json,
     content_hash,
     make_directory,
     write_json,
 )
-from rheostat.record.index import RUNS, STUDIES, Index, Row, row_holds
-from rheostat.record.lock import locked
+from rheostat.core.errors import InputError, MachineError, nearest
+from rheostat.core.lock import locked
+from rheostat.record.index import REVISIONS, RUNS, STUDIES, Index, Row, row_holds
 from rheostat.record.run import RunRecord
 
 PLAN_NAME = "plan.json"
@@ -40,13 +40,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """A study as the index has it; `created` is ISO 8601 in UTC."""
+    """A study as the index has it; `created` is ISO 8601 in UTC.
+
+    `plan` is what its runs are bound to, frozen; `title` and `words` are its prose as last
+    written, which is `revision` number so many, from 1.
+    """
 
     id: str
     title: str
     plan: JsonObject
     plan_hash: str
     created: str
+    words: JsonObject
+    revision: int
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,27 @@ class Store:
         self._index = index
 
     @classmethod
-    def open(cls, location: str | Path | None = None) -> Store:
+    def open(cls, location: str | Path | None = None, *, writable: bool = True) -> Store:
         """Open the store, and create it where there is none.
 
         `location` is a folder (None: `.rheostat` in the working directory) or an SQLAlchemy
-        URL; with a URL, the directories lie beside its sqlite file, else in `.rheostat`. Raises
-        `InputError` for a URL that cannot be read, `MachineError` for a store that is not
-        writable, reachable or whole, or was made by a newer version.
+        URL; with a URL, the directories lie beside its sqlite file, else in `.rheostat`. One
+        that is not `writable` is opened as it is, on a read-only disk too, and nothing is
+        created. Raises `InputError` for a URL that cannot be read, or where there is no store
+        to read; `MachineError` for a store that is not writable, reachable or whole, or was
+        made by a newer version.
         """
-        return cls(Index(location))
+        return cls(Index(location, writable=writable))
+
+    @property
+    def remedy(self) -> str:
+        """What to do about rows that were changed or cannot be read."""
+        if not self._index.is_file:
+            return f"restore {self.where} from a copy"
+        return (
+            f"restore {self.where} from a copy, or move it away and index what the runs' folders "
+            "hold by another `rheostat study run FILE`"
+        )
 
     def close(self) -> None:
         """Close every connection; closing twice is allowed."""
@@ -107,11 +125,23 @@ class Store:
     ) -> None:
         self.close()
 
-    def add_study(self, study_id: str, title: str, plan: Mapping[str, Any]) -> StoredStudy:
-        """Index a study and write its `plan.json`; the same plan again changes nothing.
+    def add_study(
+        self,
+        study_id: str,
+        title: str,
+        plan: Mapping[str, Any],
+        words: Mapping[str, Any] | None = None,
+    ) -> StoredStudy:
+        """Index a study and write its `plan.json`.
 
-        Raises `InputError` where another plan has that id.
+        The same plan is the same study, under the id that it got first. Other prose (`title`,
+        `words`) is recorded as a revision, with its date; the same once more changes nothing.
+
+        Raises `InputError` where another plan has that id, `MachineError` where its row was
+        changed.
         """
+        digest = content_hash(plan)
+        study_id = self._known_id(digest) or study_id
         path = self.study_directory(study_id) / PLAN_NAME
         row = self._index.insert(
             STUDIES,
@@ -119,19 +149,37 @@ class Store:
                 "id": study_id,
                 "title": title,
                 "plan": canonical_json(plan),
-                "plan_hash": content_hash(plan),
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "plan_hash": digest,
+                "created": _now(),
             },
         )
-        if row["plan_hash"] != content_hash(plan):
+        if not row_holds(row):
+            raise MachineError(f"{_changed(study_id)}; {self.remedy}")
+        if row["plan_hash"] != digest:
             raise InputError(
                 f"the store {self.where} has a study {study_id!r} with another plan: "
                 "give this one another id"
             )
-        if _plan_hash(path) != row["plan_hash"]:
+        if _plan_hash(path) != digest:
             make_directory(path.parent)
             write_json(path, plan, indent=2)
-        return self._decoded(_study, row)
+        self._revise(study_id, title, canonical_json(words or {}))
+        return self.study(study_id)
+
+    def _known_id(self, digest: str) -> str | None:
+        """The study with this plan: by the index, else (where it was lost) by the folders."""
+        rows = self._index.select(STUDIES, {"plan_hash": digest}, order=("created", "id"))
+        if rows:
+            return rows[0]["id"]
+        plans = sorted((self.root / "studies").glob(f"*/{PLAN_NAME}"))
+        return next((path.parent.name for path in plans if _plan_hash(path) == digest), None)
+
+    def _revise(self, study_id: str, title: str, words: str) -> None:
+        """Add these words as the last revision, unless they are; another process may be first."""
+        said = {"title": title, "words": words}
+        while not (rows := self._revision_rows(study_id)) or said.items() - rows[-1].items():
+            row = {"study_id": study_id, "number": len(rows) + 1, **said, "written": _now()}
+            self._index.insert(REVISIONS, row)
 
     def add_run(self, study_id: str, run: StoredRun) -> None:
         """Index a run of the study with exactly this id; identical content again changes
@@ -169,20 +217,42 @@ class Store:
     def studies(self) -> list[StoredStudy]:
         """All studies, oldest first."""
         rows = self._index.select(STUDIES, order=("created", "id"))
-        return [self._decoded(_study, row) for row in rows]
+        return [self._study(row) for row in rows]
 
     def study(self, reference: str) -> StoredStudy:
-        """The study with this id, or the only one whose id begins so; else `InputError`."""
-        known: list[str] = [row["id"] for row in self._index.select(STUDIES)]
+        """The study with this id, the only one whose id begins so, or the one whose plan has this
+        hash; else `InputError`."""
+        rows = self._index.select(STUDIES)
+        known: list[str] = [row["id"] for row in rows]
         found = sorted(name for name in known if reference and name.startswith(reference))
         if len(found) > 1 and reference not in known:
             raise InputError(f"{reference!r} begins several studies: {', '.join(found)}")
+        found = found or [row["id"] for row in rows if row["plan_hash"] == reference]
         exact = reference if reference in known or not found else found[0]
-        return self._decoded(_study, self._study_row(exact))
+        return self._study(self._study_row(exact))
 
     def runs(self, study_id: str) -> list[StoredRun]:
         """The runs of a study, ordered by arm, seed and id, whichever was indexed first."""
         return [self._decoded(_run, row) for row in self._run_rows(study_id)]
+
+    def damage(self) -> list[str]:
+        """What the database finds wrong in its own file (SQLite), a line each."""
+        return self._index.check()
+
+    def changed_rows(self, study_id: str) -> list[str]:
+        """Which rows of this study are not as they were written, a line each."""
+        study = self._study_row(study_id)
+        found = [] if row_holds(study) else [_changed(study_id)]
+        found += [
+            f"study {study_id}: revision {row['number']} of its words in the index was changed"
+            for row in self._revision_rows(study_id)
+            if not row_holds(row)
+        ]
+        return found + [
+            f"run {row['id']}: its row in the index was changed"
+            for row in self._run_rows(study_id)
+            if not row_holds(row)
+        ]
 
     def verify(self, study_id: str) -> list[str]:
         """What is wrong with the record of the study with exactly this id, a line each.
@@ -191,19 +261,16 @@ class Store:
         plan, every run's directory against the hash in the index, and finds finished runs that
         the index does not know. Raises `InputError` for an unknown study.
         """
-        problems = self._index.check()
         study = self._study_row(study_id)
-        if not row_holds(study):
-            problems.append(f"study {study_id}: its row in the index was changed")
+        problems = [*self.damage(), *self.changed_rows(study_id)]
         path = self.study_directory(study_id) / PLAN_NAME
         if _plan_hash(path) != study["plan_hash"]:
             problems.append(f"study {study_id}: {path} is missing or is another plan")
         rows = {row["id"]: row for row in self._run_rows(study_id)}
         for run_id, row in rows.items():
-            if not row_holds(row):
-                problems.append(f"run {run_id}: its row in the index was changed")
-                continue  # what it says of the directory is no longer evidence
-            problems += _directory_problems(self.root / row["path"], run_id, row["content_hash"])
+            if row_holds(row):  # else what it says of the directory is no evidence
+                where = self.root / row["path"]
+                problems += _directory_problems(where, run_id, row["content_hash"])
         runs = self.study_directory(study_id) / "runs"
         for directory in sorted(runs.iterdir()) if runs.is_dir() else []:
             if directory.name not in rows and _is_finished(directory):
@@ -236,13 +303,20 @@ class Store:
     def _run_rows(self, study_id: str) -> list[Row]:
         return self._index.select(RUNS, {"study_id": study_id}, order=("arm", "seed", "id"))
 
+    def _revision_rows(self, study_id: str) -> list[Row]:
+        return self._index.select(REVISIONS, {"study_id": study_id}, order=("number",))
+
+    def _study(self, row: Row) -> StoredStudy:
+        revisions = self._revision_rows(row["id"])
+        return self._decoded(lambda row: _study(row, revisions), row)
+
     def _decoded(self, decode: Callable[[Row], _T], row: Row) -> _T:
         try:
             return decode(row)
         except (ValueError, TypeError, AttributeError) as error:
             raise MachineError(
                 f"the store {self.where} is damaged: the row of {row['id']!r} cannot be read "
-                f"({error}); restore the index from a copy"
+                f"({error}); {self.remedy}"
             ) from error
 
 
@@ -255,10 +329,25 @@ def _identifier(name: str) -> str:
     return name
 
 
-def _study(row: Row) -> StoredStudy:
+def _study(row: Row, revisions: Sequence[Row]) -> StoredStudy:
+    last = revisions[-1] if revisions else {"title": row["title"], "words": "{}"}
     return StoredStudy(
-        row["id"], row["title"], json.loads(row["plan"]), row["plan_hash"], row["created"]
+        id=row["id"],
+        title=last["title"],
+        plan=json.loads(row["plan"]),
+        plan_hash=row["plan_hash"],
+        created=row["created"],
+        words=json.loads(last["words"]),
+        revision=len(revisions),
     )
+
+
+def _changed(study_id: str) -> str:
+    return f"study {study_id}: its row in the index was changed"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _run(row: Row) -> StoredRun:

@@ -40,6 +40,8 @@ def provenance(results: Results, look: Look) -> Html:
     identity = [
         ("study", element("code", {}, results.study)),
         ("plan (SHA-256)", element("code", {}, results.plan_hash)),
+        ("registered", results.registered),
+        ("revision of its prose", str(results.revision)),
         ("workload", element("code", {}, _one_line(results.plan["workload"]))),
         ("steps per run", str(results.plan["steps"])),
         ("seeds", ", ".join(str(seed) for seed in sorted(results.plan["seeds"]))),

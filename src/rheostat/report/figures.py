@@ -14,7 +14,7 @@ def draw(results: Results) -> list[Figure]:
     Where runs failed, the figures over seeds come twice: with the failures at their score,
     and without them, since one score of the worst value flattens all differences.
     """
-    look = styles(results.arms)
+    look = styles(results.arms, results.plan["baseline"])
     found: list[Figure | None] = [
         learning_rates(results, look),
         curve(results, look, "loss", "Training loss"),

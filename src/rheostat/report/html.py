@@ -6,9 +6,9 @@ import importlib
 from importlib.resources import files
 from pathlib import Path
 
+from rheostat.core.durable import write_file
 from rheostat.core.errors import MachineError
 from rheostat.lab.results import Results
-from rheostat.record.durable import write_file
 from rheostat.report import evidence, sections
 from rheostat.report.figures import draw
 from rheostat.report.markup import Html, data_block, element, join
@@ -32,7 +32,7 @@ def write_study(results: Results, path: Path) -> None:
 
 def page(results: Results) -> str:
     """The report of a study: the answer first, then numbers, figures, and what they rest on."""
-    look = styles(results.arms)
+    look = styles(results.arms, results.plan["baseline"])
     drawn = draw(results)
     body = element(
         "main",

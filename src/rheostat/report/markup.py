@@ -6,7 +6,7 @@ import html
 import json
 from collections.abc import Iterable, Mapping
 
-from rheostat.record.durable import canonical_json
+from rheostat.core.durable import canonical_json
 
 VOID = frozenset({"link", "meta"})
 

@@ -12,6 +12,9 @@ from rheostat.record.series import Floats
 from rheostat.report.curves import Band, band, block_length, block_means, corners
 from rheostat.report.plot import Figure, Json, Look, Style, layout, numbers, shown
 
+HOVERED = 3
+"""Diverged runs of an arm that the hover label names; more would push the arms out of it."""
+
 
 def learning_rates(results: Results, look: Look) -> Figure | None:
     """Learning rate against step: a line per arm (per seed where seeds differ), restarts marked."""
@@ -69,9 +72,9 @@ def curve(
         if found is not None:
             bands[arm] = found
     broken = [
-        _diverged(run, look[run.arm], name, length)
-        for run in results.runs
-        if run.record.status == "diverged" and name in run.record.series
+        trace
+        for arm in results.arms
+        for trace in _diverged_of(results.of_arm(arm), look[arm], name, length)
     ]
     if not bands and not broken:
         return None
@@ -207,22 +210,33 @@ def _mean_line(found: Band, style: Style, arm: str) -> Json:
     }
 
 
-def _diverged(run: Run, style: Style, name: str, length: int) -> Json:
+def _diverged_of(runs: Sequence[Run], style: Style, name: str, length: int) -> list[Json]:
+    """The diverged runs of one arm: a trace each, and one name in the legend for all of them."""
+    ended = [r for r in runs if r.record.status == "diverged" and name in r.record.series]
+    return [_diverged(run, style, name, length, ended) for run in ended]
+
+
+def _diverged(run: Run, style: Style, name: str, length: int, ended: Sequence[Run]) -> Json:
     values = block_means(run.record.series[name], length)
     steps = block_means(run.record.steps.astype(np.float64), length)
     kept = np.isfinite(values)
     last = max(0, int(kept.sum()) - 1)
-    return {
+    which = f"seed {run.seed}" if len(ended) == 1 else f"{len(ended)} runs"
+    trace: Json = {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": shown(f"{run.arm}, seed {run.seed}: diverged"),
+        "name": shown(f"{run.arm}, {which}: diverged"),
         "legendgroup": run.arm,
+        "showlegend": run is ended[0],
         "x": numbers(steps[kept]),
         "y": numbers(values[kept]),
         "line": {"color": style.colour, "dash": "dot", "width": 1.5},
         "marker": {"symbol": "x", "size": [0] * last + [9], "color": style.colour},
-        "hovertemplate": "%{y:.4~g}",
     }
+    if len(ended) > HOVERED:
+        return {**trace, "hoverinfo": "skip"}
+    seed = "" if len(ended) == 1 else f" (seed {run.seed})"
+    return {**trace, "hovertemplate": f"%{{y:.4~g}}{seed}"}
 
 
 def _axis(limits: Iterable[Floats], *, room_above: bool) -> Json:

@@ -55,10 +55,10 @@ class Style:
 Look: TypeAlias = dict[str, Style]
 
 
-def styles(arms: Sequence[str]) -> Look:
-    """A style for each arm; the first, which is the baseline, in grey."""
-    found = {arms[0]: Style(GREY, DASHES[0], "circle")}
-    for index, arm in enumerate(arms[1:]):
+def styles(arms: Sequence[str], baseline: str) -> Look:
+    """A style for each arm; the baseline in grey."""
+    found = {baseline: Style(GREY, DASHES[0], "circle")}
+    for index, arm in enumerate(name for name in arms if name != baseline):
         turn, place = divmod(index, len(COLOURS))
         found[arm] = Style(COLOURS[place], DASHES[turn % len(DASHES)], SYMBOLS[place])
     return found

@@ -41,7 +41,7 @@ def answer(results: Results, look: Look) -> Html:
 
 
 def intention(results: Results) -> Html:
-    """What was expected and why it was asked, as the plan had it before the first run."""
+    """What was expected, as the plan had it before the first run, and why it is asked."""
     return element(
         "section",
         {},

@@ -17,6 +17,9 @@ from rheostat.report import words
 WIDTH = 100
 """Columns at most: longer lines are hard to read, however wide the terminal is."""
 
+SHOWN = 10
+"""Problems at most; the answer should not scroll away."""
+
 LOUD = "bold red"
 STYLES = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan"}
 
@@ -47,8 +50,10 @@ def print_study(results: Results, console: Console) -> None:
     page.pair("like with like", words.fairness(results))
     if results.problems:
         page.loud(f"THE RECORD DOES NOT VERIFY: {words.problems(results)}")
-        for problem in results.problems:
+        for problem in results.problems[:SHOWN]:
             page.line(f"- {problem}", LOUD)
+        if (more := len(results.problems) - SHOWN) > 0:
+            page.line(f"- and {more} more; the report and --json list them all", LOUD)
     page.pair("rule", RULE)
 
 
@@ -75,7 +80,13 @@ class _Page:
         self.line(text, LOUD)
 
     def table(self, title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table under its title; the first column is to the left, the last in its colour."""
+        """A table under its title; the first column is to the left, the last in its colour.
+
+        Where a word of it would not fit on its line, each row becomes a list.
+        """
+        head = [self._fit(name) for name in head]
+        rows = [[self._fit(cell) for cell in row] for row in rows]
+        least = [max(map(_longest_word, column)) for column in zip(head, *rows, strict=True)]
         table = Table(
             box=box.SIMPLE_HEAD if self._console.is_terminal else None,
             padding=(0, 1),
@@ -84,14 +95,20 @@ class _Page:
         )
         for index, name in enumerate(head):
             side: Literal["left", "right"] = "left" if index in (0, len(head) - 1) else "right"
-            table.add_column(self._fit(name), justify=side, overflow="fold")
+            table.add_column(name, justify=side, overflow="fold", min_width=least[index])
         for row in rows:
-            cells = [Text(self._fit(cell)) for cell in row]
+            cells = [Text(cell) for cell in row]
             cells[-1].stylize(STYLES.get(row[-1], ""))
             table.add_row(*cells)
         self.gap()
         self.line(title, "bold")
-        self._print(table)
+        if sum(least) + 2 * (len(least) - 1) <= self._width:
+            self._print(table)
+            return
+        for row in rows:
+            self.line(row[0], "bold")
+            for name, cell in zip(head[1:], row[1:], strict=True):
+                self._print(Text(f"  {name}: ").append(cell, STYLES.get(cell, "")))
 
     def _print(self, thing: Text | Table) -> None:
         self._console.print(thing, width=self._width)
@@ -101,6 +118,10 @@ class _Page:
         if encoding.lower().startswith("utf"):
             return text
         return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
 
 def _arms_head(verdict: Verdict) -> Sequence[str]:

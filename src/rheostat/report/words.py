@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from rheostat.lab.fairness import Parting
 from rheostat.lab.results import Results
@@ -98,28 +99,38 @@ def missing(results: Results, shown: int = 8) -> str:
 
 
 def problems(results: Results) -> str:
-    """Whether the record is as it was written, and what that means for the answer."""
+    """Whether the record is as it was written, what that means for the answer, and what to do."""
     if not results.problems:
         return "Every row, plan and log was checked against its hash: all is as it was written."
     count = len(results.problems)
     found = "1 thing is" if count == 1 else f"{count} things are"
-    return f"{found} not as written; do not rely on the answer until this is explained."
+    return (
+        f"{found} not as written; do not rely on the answer until this is explained. "
+        f"What to do: {results.remedy}."
+    )
 
 
 def fairness(results: Results) -> str:
     """What was compared between the runs of each seed, and with which outcome."""
     if results.parting is not None:
         return f"No: {parted(results.parting)}."
-    steps = sum(len(run.record.batches) for run in results.runs)
-    proved = sum(bool(name) for run in results.runs for name in run.record.batches)
+    seeds = Counter(run.seed for run in results.runs)
+    compared = [run for run in results.runs if seeds[run.seed] > 1]
+    if not compared:
+        return "Nothing to compare yet: no seed has finished runs of two arms."
+    steps = sum(len(run.record.batches) for run in compared)
+    proved = sum(bool(name) for run in compared for name in run.record.batches)
     told = (
-        f"Yes: {len(results.runs)} runs were compared by the fingerprints of their contents. "
+        f"Yes: {len(compared)} runs were compared by the fingerprints of their contents. "
         "The runs of each seed started from the same initial weights, were given the same data "
         f"and saw the same batches in the same order ({proved:,} batches, all equal)."
     )
     if proved < steps:
         told += f" {steps - proved:,} steps have no fingerprint of their batch."
-    cut = sum(run.record.status == "diverged" for run in results.runs)
+    if alone := len(results.runs) - len(compared):
+        runs = "1 run has" if alone == 1 else f"{alone} runs have"
+        told += f" {runs} no run of another arm to be compared with yet."
+    cut = sum(run.record.status == "diverged" for run in compared)
     if cut:
         runs = "1 run diverged and was" if cut == 1 else f"{cut} runs diverged and were"
         told += f" {runs} compared as far as {'it' if cut == 1 else 'they'} went."

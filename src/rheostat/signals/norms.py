@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 
-def total_norm(tensors: Sequence[Tensor]) -> float:
-    """The Euclidean norm of all elements together, accumulated in float64 over tensors.
+def squares(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of squares of each tensor: float64, one number a tensor, where the first one is.
 
-    Costs one read of the tensors, and a synchronisation where they are on an accelerator.
+    Costs one read of the tensors. Each tensor is summed in its own precision.
     """
     if not tensors:
-        return 0.0
+        return torch.zeros(0, dtype=torch.float64)
     # One call for all tensors is several times faster than a call each.
     norms = torch._foreach_norm(list(tensors))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-    return math.sqrt(sum(norm.item() ** 2 for norm in norms))
+    if any(tensor.device != norms[0].device for tensor in tensors):
+        norms = [norm.to(norms[0].device) for norm in norms]
+    return torch.stack(norms).double().square()
+
+
+def total_norm(tensors: Sequence[Tensor]) -> float:
+    """The Euclidean norm of all elements together; a synchronisation on an accelerator."""
+    return math.sqrt(squares(tensors).sum().item())

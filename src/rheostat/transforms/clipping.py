@@ -5,7 +5,6 @@ First in a chain these clip gradients; further on, whatever the piece before mad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import annotated_types as at
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from rheostat.core.hyper import Count, NonNegative, Positive
 from rheostat.core.registry import register
-from rheostat.core.transform import Buffer, Hyper, State, Transform
+from rheostat.core.transform import Buffer, Hyper, State, Transform, square
 from rheostat.transforms.norms import norm, unit_norm
 
 Percent = Annotated[float, at.Ge(0), at.Le(100)]
@@ -61,7 +60,7 @@ def clip_by_norm(clip_norm: NonNegative) -> Transform:
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         return u * _factor(hyper.clip_norm, norm(_values(u)), u)
 
-    return Transform(update, scope="tensor", sparse=True)
+    return Transform(update, scope="whole", sparse=True)
 
 
 @register("transform", "clip_by_global_norm")
@@ -75,11 +74,7 @@ def clip_by_global_norm(max_norm: NonNegative) -> Transform:
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         return u * _factor(hyper.max_norm, _global_norm(hyper), u)
 
-    return Transform(update, scope="element", sparse=True, measure=_square)
-
-
-def _square(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Mapping[str, Tensor]:
-    return {"square": norm(_values(u)) ** 2}
+    return Transform(update, scope="element", sparse=True, measure=square)
 
 
 def _global_norm(hyper: Hyper) -> Tensor:
@@ -131,7 +126,7 @@ def clip_by_percentile(percentile: Percent = 10.0, window: Count = 1000) -> Tran
 
     # Places not yet used hold infinity, which sorts last and takes no part.
     norms = Buffer(fill=float("inf"), dtype=torch.float64, shape=width)
-    return Transform(update, buffers={"update_norms": norms}, scope="tensor", measure=_square)
+    return Transform(update, buffers={"update_norms": norms}, scope="tensor", measure=square)
 
 
 def _percentile(history: Tensor, fraction: float | Tensor) -> Tensor:

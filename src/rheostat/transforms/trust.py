@@ -24,7 +24,7 @@ def scale_by_trust_ratio() -> Transform:
         weights, length = _norm(param.to(u.dtype)), _norm(u)
         return u * torch.where((weights > 0) & (length > 0), weights / length, 1.0)
 
-    return Transform(update)
+    return Transform(update, scope="whole")
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -48,4 +48,4 @@ def scale_by_layer_rate(
         rate = torch.where((weights > 0) & (denominator > 0), rate, 1.0)
         return (u + hyper.weight_decay * param) * rate
 
-    return Transform(update)
+    return Transform(update, scope="whole")

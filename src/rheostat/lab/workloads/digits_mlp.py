@@ -35,8 +35,8 @@ def digits_mlp(hidden: Count = 64, batch: Batch = 64) -> Workload:
     batch: images a batch; the last, smaller batch of an epoch is left out.
     """
     metrics = {
-        "test_accuracy": Metric("maximize", worst=0.0, unit="fraction"),
-        "test_loss": Metric("minimize", worst=float(np.log(10)), unit="nats"),
+        "test_accuracy": Metric("maximize", worst=0.0, unit="fraction", best=1.0),
+        "test_loss": Metric("minimize", worst=float(np.log(10)), unit="nats", best=0.0),
     }
     return Workload(metrics, lambda: _DigitsMLP(hidden, batch))
 

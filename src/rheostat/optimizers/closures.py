@@ -1,0 +1,42 @@
+"""Gradients at other points than where the parameters are, by calling the closure again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from rheostat.core.transform import Evaluate
+from rheostat.optimizers.items import Item
+
+
+def evaluator(
+    closure: Callable[[], Any], params: Sequence[Tensor], items: Sequence[Item]
+) -> Evaluate:
+    """What gives rules the loss and the gradients elsewhere; the parameters, one an item, and their
+    gradients are put back to the bit."""
+
+    def evaluate(moves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        before = [param.clone() for param in params]
+        gradients = [cast("Tensor", param.grad) for param in params]
+        for param, displacement in zip(params, moves, strict=True):
+            param.add_(displacement)
+        for param in params:
+            param.grad = None
+        with torch.enable_grad():
+            loss = closure()
+        # A parameter that the closure leaves out has no slope there.
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        for param, old, gradient in zip(params, before, gradients, strict=True):
+            param.copy_(old)
+            param.grad = gradient
+        signs = [-1 if item.group["maximize"] else 1 for item in items]
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        return (signs[0] if signs else 1) * value, [
+            sign * new.to(item.param.dtype)
+            for sign, new, item in zip(signs, found, items, strict=True)
+        ]
+
+    return evaluate

@@ -1,0 +1,196 @@
+"""What a recipe consists of once it is read: rules made of pieces, the lines of a policy.
+
+Plain data all of it: components by reference, schedules as mappings. `data()` gives the canonical
+form of each part, and `essence()` what of that says something: the arguments that are not at
+their default. `path` is where the part stands in the document, and is no part of its identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast
+
+from rheostat.core.hyper import Argument, NonNegative, arguments_of
+from rheostat.core.registry import component
+from rheostat.recipes.document import KeyPath
+
+Data: TypeAlias = dict[str, Any]
+
+LR = Argument("lr", NonNegative, 1e-3)
+"""The step size of a chain that has none of its own."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A component and all its arguments, as data; `named` is the prefix of its names in a chain."""
+
+    kind: Literal["optimizer", "transform"]
+    ref: str
+    values: Mapping[str, Any] = field(hash=False)
+    named: str = ""
+    path: KeyPath = field(default=(), compare=False)
+
+    def data(self) -> Data:
+        """`{transform: trace@1, momentum: 0.9, …}`."""
+        return {self.kind: self.ref, **copied(self.values), **self._named}
+
+    def essence(self) -> Data:
+        """The same without what is at its default."""
+        return {self.kind: self.ref, **essence(self.kind, self.ref, self.values), **self._named}
+
+    @property
+    def _named(self) -> Data:
+        return {"named": self.named} if self.named else {}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One optimizer, or a chain of transforms, and what comes before it.
+
+    `lr` is that of a chain, where no piece of it has a step size.
+    """
+
+    pieces: tuple[Piece, ...]
+    before: tuple[Piece, ...] = ()
+    lr: Any = field(default=None, hash=False)
+    path: KeyPath = field(default=(), compare=False)
+
+    @property
+    def optimizer(self) -> Piece | None:
+        """The optimizer, where the rule is one by name."""
+        return self.pieces[0] if self.pieces[0].kind == "optimizer" else None
+
+    def data(self) -> Data:
+        """`{optimizer: adamw@1, lr: …}` or `{chain: […], lr: …}`."""
+        return self._written(
+            [piece.data() for piece in self.before], [p.data() for p in self.pieces]
+        )
+
+    def essence(self) -> Data:
+        """The same without what is at its default."""
+        return self._written(
+            [piece.essence() for piece in self.before], [p.essence() for p in self.pieces]
+        )
+
+    def _written(self, before: list[Data], pieces: list[Data]) -> Data:
+        made: Data = {"before": before} if before else {}
+        if self.optimizer:
+            return {**made, **pieces[0]}
+        return {**made, "chain": pieces, **({} if self.lr is None else {"lr": copied(self.lr)})}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a policy: which parameters, and their rule; see `rheostat.optimizers.policy`."""
+
+    match: Mapping[str, Any] = field(hash=False)
+    rule: Rule
+    lr_factor: float = 1.0
+    path: KeyPath = field(default=(), compare=False)
+
+    def data(self) -> Data:
+        """`{match: {…}, optimizer: …, …}`."""
+        return {"match": copied(self.match), **self.rule.data(), "lr_factor": self.lr_factor}
+
+    def essence(self) -> Data:
+        """The same without what is at its default."""
+        match = {key: value for key, value in self.match.items() if value}
+        factor = {} if self.lr_factor == 1.0 else {"lr_factor": self.lr_factor}
+        return {"match": match, **self.rule.essence(), **factor}
+
+
+def copied(value: Any) -> Any:
+    """A copy of plain data."""
+    if isinstance(value, Mapping):
+        return {key: copied(part) for key, part in cast("Data", value).items()}
+    if isinstance(value, list):
+        return [copied(part) for part in cast("list[Any]", value)]
+    return value
+
+
+def essence(kind: str, ref: str, values: Mapping[str, Any]) -> Data:
+    """The arguments of a component that are not at their default, in the order of their names."""
+    known = arguments_of(component(ref, kind).factory)
+    return {
+        name: _essence_of_value(values[name])
+        for name in sorted(values)
+        if name not in known
+        or known[name].required
+        or values[name] != as_data(known[name].check(known[name].default)[0])
+    }
+
+
+def _essence_of_value(value: Any) -> Any:
+    """The value with the defaults of the schedules in it left out."""
+    if isinstance(value, list):
+        return [_essence_of_value(part) for part in cast("list[Any]", value)]
+    if isinstance(value, dict) and "schedule" in value:
+        given = cast("Data", value)
+        inner = {name: part for name, part in given.items() if name != "schedule"}
+        ref: str = given["schedule"]
+        return {"schedule": ref, **essence("schedule", ref, inner)}
+    return copied(value)
+
+
+def as_data(value: Any) -> Any:
+    """A checked value as a file would hold it: tuples are lists there."""
+    if isinstance(value, tuple | list):
+        return [as_data(part) for part in cast("list[Any]", value)]
+    if isinstance(value, Mapping):
+        return {key: as_data(part) for key, part in cast("Data", value).items()}
+    return value
+
+
+def schedules_in(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Data]]:
+    """Every schedule in a value, the outermost only, and its path."""
+    if isinstance(value, dict):
+        given = cast("Data", value)
+        if "schedule" in given:
+            yield path, given
+    elif isinstance(value, list):
+        for index, part in enumerate(cast("list[Any]", value)):
+            yield from schedules_in(part, (*path, index))
+
+
+def without(values: Mapping[str, Any], keys: Collection[str]) -> Data:
+    """The mapping without these keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A whole recipe: what comes before every rule, the lines of the policy, the rule of the rest.
+
+    `settings` are those of the loop, `steps` the horizon in updates (None: not known yet), and
+    `silence` the codes of checks that are not to be told of.
+    """
+
+    rule: Rule
+    lines: tuple[Line, ...]
+    before: tuple[Piece, ...]
+    settings: Mapping[str, Any] = field(hash=False)
+    steps: int | None
+    silence: tuple[str, ...]
+
+    def data(self) -> Data:
+        """The canonical form, but for the number of the format."""
+        return {
+            **({"before": [piece.data() for piece in self.before]} if self.before else {}),
+            **({"policy": [line.data() for line in self.lines]} if self.lines else {}),
+            **self.rule.data(),
+            **self.settings,
+            **({"silence": list(self.silence)} if self.silence else {}),
+            **({} if self.steps is None else {"steps": self.steps}),
+        }
+
+    def essence(self, defaults: Mapping[str, Any]) -> Data:
+        """What of it says something about the run, given the defaults of the settings."""
+        said = {k: v for k, v in self.settings.items() if v != defaults[k]}
+        return {
+            **({"before": [piece.essence() for piece in self.before]} if self.before else {}),
+            **({"policy": [line.essence() for line in self.lines]} if self.lines else {}),
+            **self.rule.essence(),
+            **said,
+            **({} if self.steps is None else {"steps": self.steps}),
+        }

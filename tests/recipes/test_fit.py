@@ -1,0 +1,129 @@
+"""What does not fit together: each check is told of by the guide's first recipe, not its second."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import rheostat as rs
+from rheostat.core.errors import InputError
+from rheostat.recipes.attach import RecipeWarning
+from rheostat.recipes.codes import CODES
+from rheostat.recipes.fit import CHECKS, MODEL_CHECKS
+from rheostat.recipes.formats import read_text
+from rheostat.recipes.recipe import Recipe
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "validation.md"
+SECTIONS = {
+    found[1]: (found[2], found[3])
+    for found in re.finditer(
+        r"(?ms)^## (RH\d{3}): (.*?)\n(.*?)(?=^## |\Z)", GUIDE.read_text("utf-8")
+    )
+}
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+
+
+def sparse() -> nn.Module:
+    return nn.Sequential(nn.Embedding(4, 4, sparse=True), nn.Linear(4, 4))
+
+
+def half() -> nn.Module:
+    return small().to(torch.bfloat16)
+
+
+def fused() -> nn.Module:
+    made = nn.Module()
+    made.qkv = nn.Linear(4, 12)
+    made.head = nn.Linear(4, 4)
+    return made
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "RH002": sparse,
+    "RH011": half,
+    "RH017": fused,
+}
+
+
+def told(text: str, code: str) -> list[str]:
+    """The codes of all that is said of a recipe, with a model where the check needs one."""
+    try:
+        recipe = Recipe.load(read_text(text, "guide.yaml"))
+        found = [*recipe.warnings]
+        if CODES[code].model:
+            found += recipe.check(MODELS.get(code, small)())
+    except InputError as error:
+        return re.findall(r"\((RH\d{3})\)$", str(error), re.MULTILINE) or [str(error)]
+    assert all(CODES[problem.code].severity == "warning" for problem in found)
+    return [problem.code for problem in found]
+
+
+def test_every_code_has_its_section_and_its_check() -> None:
+    assert {code: title for code, (title, _) in SECTIONS.items()} == {
+        code: each.title for code, each in CODES.items()
+    }
+    assert set(CHECKS) | set(MODEL_CHECKS) | {"RH008", "RH016"} == set(CODES)
+    for code, (_, body) in SECTIONS.items():
+        assert body.lstrip().lower().startswith(CODES[code].severity), code
+        assert ("Needs a model" in body) == CODES[code].model, code
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_guides_recipes_are_told_of_and_let_be(code: str) -> None:
+    bad, good = re.findall(r"```yaml\n(.*?)```", SECTIONS[code][1], re.DOTALL)
+    assert told(bad, code) == [code]
+    assert code not in told(good, code)
+    assert not [line for line in told(good, code) if not re.fullmatch(r"RH\d{3}", line)]
+    if code != "RH008":  # a chain that cannot be made cannot be silenced
+        assert told(f"{bad}\nsilence: [{code}]", code) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "optimizer: prodigy\nlr: 0.1\n",
+            (
+                "r.yaml:2:5: lr: peaks at 0.1, and prodigy finds the step size itself; its peak "
+                "should be 1 (d_coef makes steps larger or smaller) (RH004)"
+            ),
+        ),
+        (
+            "optimizer: sgd\npolicy:\n  - match: {role: norm}\n    optimizer: prodigy\n    lr: 2\n",
+            (
+                "r.yaml:5:9: policy[0].lr: peaks at 2, and prodigy finds the step size itself; its "
+                "peak should be 1 (d_coef makes steps larger or smaller) (RH004)"
+            ),
+        ),
+    ],
+)
+def test_a_warning_says_where(text: str, line: str) -> None:
+    [warning] = Recipe.load(read_text(text, "r.yaml")).warnings
+    assert warning.line == line
+
+
+def test_attach_warns_and_refuses() -> None:
+    with pytest.warns(RecipeWarning, match=r"^lr: peaks at 0\.5, .*\(RH004\)$"):
+        rs.attach({"optimizer": "prodigy", "lr": 0.5}, small(), steps=10)
+    rs.attach({"optimizer": "prodigy", "lr": 0.5, "silence": ["RH004"]}, small(), steps=10)
+    recipe = {"optimizer": "adamw", "policy": [{"match": {"name": "x.*"}, "lr": 0.1}]}
+    with pytest.raises(InputError, match=r"^policy: .* claims no parameter.* \(RH016\)$"):
+        rs.attach(recipe, small(), steps=10)
+    with pytest.raises(InputError, match=r"adamw cannot take.*\(RH002\)$"):
+        rs.attach({"optimizer": "adamw"}, sparse(), steps=10)
+
+
+def test_silence_does_not_change_the_hash() -> None:
+    plain = Recipe.load({"optimizer": "prodigy", "lr": 0.5})
+    silent = Recipe.load({"optimizer": "prodigy", "lr": 0.5, "silence": ["RH004"]})
+    assert plain.hash == silent.hash
+    assert not silent.warnings
+    assert silent.canonical()["silence"] == ["RH004"]
