@@ -62,6 +62,7 @@ def test_help_names_every_command_and_each_has_an_example(rheostat: Rheostat) ->
     for words in (
         ["list"],
         ["show"],
+        ["doctor"],
         ["validate"],
         ["schema"],
         ["study", "run"],

@@ -23,7 +23,7 @@ def blocks() -> list[str]:
 
 
 def test_the_loop_goes_on_where_it_was_and_plain_code_reads_it(blocks: list[str]) -> None:
-    loop, plain = blocks
+    _, loop, plain = blocks
     first: dict[str, Any] = {}
     exec(loop, first)
     second: dict[str, Any] = {}
@@ -39,8 +39,25 @@ def test_the_loop_goes_on_where_it_was_and_plain_code_reads_it(blocks: list[str]
     same_tensors(read["tensors"]["model"], found.tensors["model"])
 
 
+def test_the_run_goes_on_where_it_was(blocks: list[str]) -> None:
+    whole: dict[str, Any] = {}
+    short: dict[str, Any] = {}
+    again: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(blocks[0].replace("runs/a", "runs/b"), whole)
+    torch.manual_seed(0)
+    stops = blocks[0].replace("if run.batches == 100:", "if run.batches == 45:")
+    with pytest.raises(KeyError):
+        exec(stops.replace("break", "run.save(); raise KeyError"), short)
+    exec(blocks[0], again)
+    assert (short["run"].batches, again["run"].batches) == (45, 100)
+    assert torch.equal(again["model"].weight, whole["model"].weight)
+    assert not torch.equal(short["model"].weight, whole["model"].weight)
+    assert [found.step for found in generations(Path("runs/a/checkpoints"))] == [80, 100]
+
+
 def test_plain_code_is_short_needs_no_rheostat_and_finds_damage(blocks: list[str]) -> None:
-    loop, plain = blocks
+    _, loop, plain = blocks
     lines = [line for line in plain.splitlines() if line.strip()]
     assert len([line for line in lines if "import" not in line]) <= 10
     assert "rheostat" not in plain

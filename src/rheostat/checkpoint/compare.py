@@ -18,7 +18,7 @@ def differences(one: Checkpoint, other: Checkpoint) -> list[str]:
 
     Steps, times and scores of the two are not compared.
     """
-    return [*_tensors(one, other), *_values(dict(one.documents), dict(other.documents), "")]
+    return [*_tensors(one, other), *values_that_differ(dict(one.documents), dict(other.documents))]
 
 
 def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
@@ -51,7 +51,9 @@ def _place(tensor: Tensor, changed: Tensor) -> str:
     return str([int(i) for i in torch.unravel_index(flat, tensor.shape)])
 
 
-def _values(one: Any, other: Any, where: str) -> Iterator[str]:
+def values_that_differ(one: Any, other: Any, where: str = "") -> Iterator[str]:
+    """A line for each value that differs between two nests of mappings and lists; `where` is their
+    place in what they are part of."""
     if isinstance(one, dict) and isinstance(other, dict):
         first, second = cast("JsonObject", one), cast("JsonObject", other)
         for key in [*first, *(key for key in second if key not in first)]:
@@ -59,13 +61,13 @@ def _values(one: Any, other: Any, where: str) -> Iterator[str]:
             if key not in second or key not in first:
                 yield f"{place}: only in the {'first' if key in first else 'second'}"
             else:
-                yield from _values(first[key], second[key], place)
+                yield from values_that_differ(first[key], second[key], place)
     elif isinstance(one, list) and isinstance(other, list):
         ours, others = cast("list[Any]", one), cast("list[Any]", other)
         if len(ours) != len(others):
             yield f"{where}: {len(ours)} items in the first, {len(others)} in the second"
         for i, (a, b) in enumerate(zip(ours, others, strict=False)):
-            yield from _values(a, b, f"{where}[{i}]")
+            yield from values_that_differ(a, b, f"{where}[{i}]")
     # By their text: nan is nan, 0.0 is not -0.0 and 1 is not True.
     elif (mine := repr(cast("object", one))) != (theirs := repr(cast("object", other))):
         yield f"{where}: {mine[:60]} in the first, {theirs[:60]} in the second"

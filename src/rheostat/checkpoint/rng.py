@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.core.durable import JsonObject
 from rheostat.core.errors import InputError
 
@@ -17,8 +18,6 @@ Source: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomStat
 
 PYTHON, NUMPY, TORCH, CUDA = "python", "numpy", "torch", "cuda"
 """Names of the global generators; CUDA's end in the device's number: `cuda.0`."""
-
-_TENSOR = "tensor"
 
 
 def rng_state(extra: Mapping[str, Source] | None = None) -> tuple[dict[str, Tensor], JsonObject]:
@@ -32,7 +31,7 @@ def rng_state(extra: Mapping[str, Source] | None = None) -> tuple[dict[str, Tens
     """
     tensors: dict[str, Tensor] = {}
     document: JsonObject = {
-        name: _taken_apart(_get(source), name, tensors) for name, source in _all(extra).items()
+        name: take_apart(_get(source), name, tensors) for name, source in _all(extra).items()
     }
     return tensors, document
 
@@ -61,7 +60,7 @@ def set_rng_state(
     name = ""
     try:
         for name in before:
-            _put(sources[name], _put_together(document[name], tensors))
+            _put(sources[name], put_together(document[name], tensors))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         for done, state in before.items():
             _put(sources[done], state)
@@ -109,23 +108,3 @@ def _put(source: Source | None, state: dict[str, Any]) -> None:
     else:
         legacy = np.random.set_state if source is None else source.set_state
         legacy(state)
-
-
-def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` with each array moved to `tensors`, its name left in its place."""
-    if isinstance(value, np.ndarray):
-        tensors[name] = torch.from_numpy(cast("np.ndarray[Any, Any]", value).copy())
-        return {_TENSOR: name}
-    if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
-        return {key: _taken_apart(part, f"{name}.{key}", tensors) for key, part in items}
-    return value
-
-
-def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    items = cast("Mapping[str, Any]", value)
-    if set(items) == {_TENSOR}:
-        return tensors[items[_TENSOR]].numpy()
-    return {key: _put_together(part, tensors) for key, part in items.items()}

@@ -2,8 +2,9 @@
 
 A run is a directory. `events.jsonl` is the log: `start` (the format's number, and the header:
 all that is known before step 0), `steps` blocks (columns of consecutive steps), events of any
-other kind, and `finish`. `series.parquet`, when `compact_run` has made it, holds the columns of
-all blocks.
+other kind, and `finish`. A run that was stopped goes on in the same log: after a `resume` event,
+what was recorded at its step and later ones is superseded, and readers leave it out.
+`series.parquet`, when `compact_run` has made it, holds the columns of all blocks that count.
 
 Whatever differs between two bit-identical runs (times, pids, hosts) belongs under the key
 `"facts"` of the header, of an event or of the finish: content hashes leave that key out.
@@ -36,7 +37,10 @@ BLOCK = 256  # steps a line: large enough to amortise one write, small enough to
 FACTS = "facts"
 """The key of what content hashes leave out."""
 
-_OURS = ("start", "steps", "finish")
+RESUME = "resume"
+"""The kind of the event with which a stopped run goes on; its `step` is the next one recorded."""
+
+_OURS = ("start", "steps", "finish", RESUME)
 
 
 class _Block:
@@ -78,18 +82,61 @@ class RunWriter:
                 raise InputError(
                     f"about: the key {key!r} is the record's own; give yours another name"
                 )
-        header = {**header, **(about or {})}
         make_directory(self.directory)
         path = self.directory / LOG_NAME
-        self._log = EventLog.create(path)
+        self._begin(EventLog.create(path))
         try:
-            self._log.append("start", {"format": FORMAT, "header": header})
+            self._log.append("start", {"format": FORMAT, "header": {**header, **(about or {})}})
         except BaseException:
             with contextlib.suppress(OSError):
                 self._log.close()
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
+
+    @classmethod
+    def resume(
+        cls,
+        directory: str | Path,
+        step: int,
+        fields: Mapping[str, object],
+        same: Mapping[str, object],
+    ) -> RunWriter:
+        """Go on with the run in `directory`: the next step that is recorded is `step`.
+
+        Nothing is removed. What the log holds of that step and later ones is superseded by the
+        `resume` event, which bears `fields`, and is not read any more.
+
+        Raises:
+            InputError: there is no run, it is finished, its log is damaged, or its header says
+                something else than `same`.
+            MachineError: the disk refuses.
+        """
+        writer = cls.__new__(cls)
+        writer.directory = Path(directory)
+        writer._begin(EventLog.reopen(writer.directory / LOG_NAME))
+        try:
+            lines = scan_lines(writer._log.path)
+            if not lines or lines[0].kind != "start" or lines[-1].kind == "finish":
+                raise InputError(
+                    f"the run in {directory} is {'finished' if lines else 'empty'}: it cannot go "
+                    "on; begin another run in a directory of its own"
+                )
+            header = lines[0].event().fields["header"]
+            if differ := [key for key in same if header.get(key) != same[key]]:
+                raise InputError(
+                    f"the run in {directory} was recorded with another {', '.join(differ)}: "
+                    "begin another run in a directory of its own"
+                )
+            writer._log.append(RESUME, {**fields, "step": step})
+        except BaseException:
+            with contextlib.suppress(OSError):
+                writer._log.close()
+            raise
+        return writer
+
+    def _begin(self, log: EventLog) -> None:
+        self._log = log
         self._block: _Block | None = None
         self._ended = ""  # how, once nothing more can be recorded
 
@@ -197,6 +244,8 @@ class RunWriter:
 class RunRecord:
     """A run as read from its directory.
 
+    Of a run that was resumed it holds what counts: what a resumption superseded is left out.
+
     `header`, `metrics`, `fingerprint` (final weights) and `facts` are what the writer was
     given (`metrics` and what follows are empty while `status` is "running"); `steps` (int64)
     numbers the rows of every array in `series` (float64) and of `batches`; `events` are all
@@ -245,7 +294,7 @@ class RunRecord:
             steps=series.steps,
             series=series.values,
             batches=series.batches,
-            events=tuple(line.event() for line in lines if line.kind not in _OURS),
+            events=_events(lines),
             status=ending.get("status", "running"),
             metrics={name: float(value) for name, value in metrics.items()},
             fingerprint=ending.get("fingerprint", ""),
@@ -256,12 +305,16 @@ class RunRecord:
     @functools.cached_property
     def content_hash(self) -> str:
         """SHA-256 over everything but facts: equal for bit-identical runs, whenever and
-        wherever they ran."""
+        wherever they ran, in one piece or resumed."""
         return content_hash(
             {
                 "header": _without_facts(self.header),
                 "series": Series(self.steps, self.series, self.batches).digest(),
-                "events": [[event.kind, _without_facts(event.fields)] for event in self.events],
+                "events": [
+                    [event.kind, _without_facts(event.fields)]
+                    for event in self.events
+                    if event.kind != RESUME
+                ],
                 "status": self.status,
                 "metrics": self.metrics,
                 "fingerprint": self.fingerprint,
@@ -291,30 +344,54 @@ def _read_series(directory: Path, lines: list[Line]) -> tuple[Series, tuple[str,
 
 
 def _source(lines: list[Line]) -> str:
-    """SHA-256 of the log's `steps` lines, which ties a series file to its log."""
-    texts = [line.text for line in lines if line.kind == "steps"]
+    """SHA-256 of the log's lines that say what the series are; ties a series file to its log."""
+    texts = [line.text for line in lines if line.kind in ("steps", RESUME)]
     return hashlib.sha256(b"\n".join(texts)).hexdigest()
 
 
 def _series_of_log(lines: list[Line]) -> Series:
-    blocks = [line.event() for line in lines if line.kind == "steps"]
-    counts = [int(block.fields["count"]) for block in blocks]
-    total = sum(counts)
+    blocks: list[tuple[JsonObject, int]] = []  # with the number of their steps that count
+    for event in (line.event() for line in lines if line.kind in ("steps", RESUME)):
+        if event.kind == "steps":
+            blocks.append((event.fields, int(event.fields["count"])))
+        else:
+            at = int(event.fields["step"])
+            blocks = [
+                (fields, kept)
+                for fields, count in blocks
+                if (kept := min(count, at - int(fields["first"]))) > 0
+            ]
+    total = sum(count for _, count in blocks)
     steps = np.zeros(total, dtype=np.int64)
     values: dict[str, Floats] = {}
     batches: list[str] = []
     row = 0
-    for block, count in zip(blocks, counts, strict=True):
-        first = int(block.fields["first"])
+    for fields, count in blocks:
+        first = int(fields["first"])
         rows = slice(row, row + count)
         steps[rows] = np.arange(first, first + count)
-        for name, column in cast("dict[str, list[float | str]]", block.fields["series"]).items():
+        for name, column in cast("dict[str, list[float | str]]", fields["series"]).items():
             if name not in values:
                 values[name] = np.full(total, np.nan)
-            values[name][rows] = [float(value) for value in column]
-        batches.extend(cast("list[str]", block.fields["batches"]))
+            values[name][rows] = [float(value) for value in column[:count]]
+        batches.extend(cast("list[str]", fields["batches"])[:count])
         row += count
     return Series(steps, values, tuple(batches))
+
+
+def _events(lines: list[Line]) -> tuple[Event, ...]:
+    """The events that are not the series', without those that a resumption superseded."""
+    found: list[Event] = []
+    for line in lines:
+        if line.kind in _OURS and line.kind != RESUME:
+            continue
+        event = line.event()
+        if event.kind == RESUME:
+            at = int(event.fields["step"])
+            # What bears no step is not of one: it stays.
+            found = [e for e in found if e.kind == RESUME or e.fields.get("step", -1) < at]
+        found.append(event)
+    return tuple(found)
 
 
 def _without_facts(fields: Mapping[str, object]) -> dict[str, object]:

@@ -1,0 +1,266 @@
+"""What a run is made of, as the tensors and documents of a checkpoint, and back.
+
+Everything is looked at before anything is changed: a checkpoint that does not fit leaves model,
+optimizer, generators and the user's objects as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from rheostat.checkpoint.compare import values_that_differ
+from rheostat.checkpoint.damage import DamageError
+from rheostat.checkpoint.load import Checkpoint
+from rheostat.checkpoint.nest import put_together, take_apart
+from rheostat.checkpoint.rng import rng_state, set_rng_state
+from rheostat.checkpoint.sampler import ResumableSampler
+from rheostat.core.errors import InputError, closest
+from rheostat.optimizers.loop import Optimizer
+from rheostat.optimizers.plan import Plan
+from rheostat.optimizers.scheduled import COUNTS, at_counts, check_owners, log_key
+from rheostat.optimizers.state import check_state_dict
+from rheostat.recipes.environments import run_environment
+from rheostat.recipes.recipe import Recipe
+
+CHANGES = ("extend", "change_peak", "cool_down")
+"""The methods of `Plan` that put another schedule in the place of one."""
+
+_DOCUMENTS = ("run", "recipe", "model", "optimizer", "others", "rng")
+
+Tensors = dict[str, dict[str, Tensor]]
+Documents = dict[str, dict[str, Any]]
+
+
+class Stateful(Protocol):
+    """Whatever can say its state and take it back: a sampler, a GradScaler, a loader."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state: numbers, strings, tensors, arrays, in lists, tuples and mappings."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
+        """Take a state back."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far a run is, beside what its optimizer counts.
+
+    `batches` is the number of batches consumed, `begun` are the restarts that the next update
+    begins with, as they are recorded, `changes` the changes of plan so far (see `noted`).
+    """
+
+    batches: int = 0
+    begun: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The objects of a run that are saved as one unit."""
+
+    recipe: Recipe
+    model: nn.Module
+    optimizer: Optimizer
+    others: Mapping[str, Stateful]
+
+    def take(self, progress: Progress) -> tuple[Tensors, Documents]:
+        """Tensors by file and name, and documents by name; the tensors are not copied."""
+        tensors: Tensors = {"model": {}, "optimizer": {}, "others": {}}
+        weights = self.model.state_dict()
+        for name, value in weights.items():
+            if isinstance(value, Tensor):
+                tensors["model"][name] = value
+        rest = {name: value for name, value in weights.items() if not isinstance(value, Tensor)}
+        others = {
+            name: other.state_dict(progress.batches)
+            if isinstance(other, ResumableSampler)  # it has handed out more than was trained on
+            else other.state_dict()
+            for name, other in self.others.items()
+        }
+        tensors["rng"], rng = rng_state()
+        return tensors, {
+            "run": {"progress": vars(progress), "environment": run_environment()},
+            "recipe": {"hash": self.recipe.hash, "canonical": self.recipe.canonical()},
+            "model": {
+                "evaluating": [n for n, m in _modules(self.model) if not m.training],
+                "rest": take_apart(rest, "rest", tensors["others"]),
+            },
+            "optimizer": self._optimizer_state(tensors["optimizer"]),
+            "others": take_apart(others, "others", tensors["others"]),
+            "rng": rng,
+        }
+
+    def put(self, saved: Checkpoint) -> tuple[Progress, list[str]]:
+        """Put everything back; returns the progress and, a sentence each, what keeps the run from
+        going on to the same bits.
+
+        Raises:
+            InputError: it is of another recipe, model or optimizer, or one of the others refuses
+                its state; everything is as it was.
+        """
+        documents = saved.documents
+        if missing := [name for name in _DOCUMENTS if name not in documents]:
+            raise InputError(f"{saved.path} is no checkpoint of a run: it has no {missing[0]}.json")
+        self._check_recipe(documents["recipe"])
+        weights = {
+            **saved.tensors["model"],
+            **put_together(documents["model"]["rest"], saved.tensors["others"]),
+        }
+        self._check_model(weights)
+        progress = Progress(**documents["run"]["progress"])
+        state = self._saved_state(saved)
+        self._check_optimizer(state, progress.changes)
+        others = put_together(documents["others"], saved.tensors["others"])
+        _check_names("saved with", others, "attached with", self.others)
+        undo: list[Callable[[], object]] = []
+        try:
+            for name, other in self.others.items():
+                before = copy.deepcopy(other.state_dict())
+                undo.append(lambda other=other, before=before: other.load_state_dict(before))
+                other.load_state_dict(others[name])
+            left = set_rng_state(saved.tensors["rng"], documents["rng"])
+        except BaseException:
+            for step in reversed(undo):
+                step()
+            raise
+        # Looked at above: from here on nothing is refused.
+        replay(self.optimizer.plan, self.optimizer.param_groups, progress.changes)
+        self.optimizer.load_state_dict(state)
+        self.model.load_state_dict(weights)
+        for name, module in _modules(self.model):
+            module.training = name not in documents["model"]["evaluating"]
+        differ = values_that_differ(documents["run"]["environment"], run_environment())
+        return progress, [*left, *(f"the environment is another one: {line}" for line in differ)]
+
+    # -- the optimizer -------------------------------------------------------------------------
+
+    def _optimizer_state(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The optimizer's state: its tensors as PARAMETER/BUFFER, and the rest."""
+        state = self.optimizer.state_dict()
+        names = {
+            index: name
+            for group in state["param_groups"]
+            for index, name in zip(group["params"], group["param_names"], strict=True)
+        }
+        buffers: dict[str, list[str]] = {}
+        for index, entry in state["state"].items():
+            buffers[names[index]] = list(entry)
+            tensors.update({f"{names[index]}/{key}": value for key, value in entry.items()})
+        groups = [
+            take_apart({k: v for k, v in group.items() if k != "params"}, f"group.{i}", tensors)
+            for i, group in enumerate(state["param_groups"])
+        ]
+        return {"groups": groups, "buffers": buffers}
+
+    @staticmethod
+    def _saved_state(saved: Checkpoint) -> dict[str, Any]:
+        """A state dict as the optimizer's own."""
+        document, tensors = saved.documents["optimizer"], saved.tensors["optimizer"]
+        groups: list[dict[str, Any]] = []
+        index: dict[str, int] = {}
+        for group in put_together(document["groups"], tensors):
+            start = len(index)
+            index |= {name: start + i for i, name in enumerate(group["param_names"])}
+            groups.append({**group, "params": [index[name] for name in group["param_names"]]})
+        state = {
+            index[name]: {key: tensors[f"{name}/{key}"] for key in keys}
+            for name, keys in document["buffers"].items()
+        }
+        return {"state": state, "param_groups": groups}
+
+    # -- does it fit? --------------------------------------------------------------------------
+
+    def _check_recipe(self, saved: Mapping[str, Any]) -> None:
+        if saved["hash"] == self.recipe.hash:
+            return
+        differ = list(values_that_differ(saved["canonical"], self.recipe.canonical()))
+        raise InputError(
+            "the checkpoint is of another recipe (first: saved, second: here): "
+            + "; ".join(differ or ["what it hashes to"])
+        )
+
+    def _check_model(self, weights: Mapping[str, Any]) -> None:
+        here = self.model.state_dict()
+        _check_names("of a model with", weights, "attached to one with", here)
+        differ = [
+            f"{name} was saved as {_kind(weights[name])}, here it is {_kind(value)}"
+            for name, value in here.items()
+            if isinstance(value, Tensor) and _kind(weights[name]) != _kind(value)
+        ]
+        if differ:
+            raise InputError(f"the checkpoint is of another model: {'; '.join(differ)}")
+
+    def _check_optimizer(self, state: Mapping[str, Any], changes: list[dict[str, Any]]) -> None:
+        """Refuse what `load_state_dict` would, on a copy of the plan."""
+        live = self.optimizer
+        check_state_dict(state, live.param_groups, live.buffers_of)
+        groups = [
+            {**group, **live.scheduled(index)} for index, group in enumerate(live.param_groups)
+        ]
+        plan = Plan(groups, [live.rule(i) for i in range(len(groups))], lambda _: [])
+        for group in groups:
+            plan.join(group)
+        replay(plan, groups, changes)
+        for index, saved in enumerate(state["param_groups"]):
+            check_owners(index, dict(saved), plan.following(index, saved), saved=True)
+
+
+def noted(optimizer: Optimizer, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A change of plan as it is saved: what is called, and where the groups are when it is."""
+    places = [
+        {
+            "counts": {unit: group[unit] for unit in ("updates", *COUNTS)},
+            "logs": {log_key(key): list(group[log_key(key)]) for key in optimizer.scheduled(i)},
+        }
+        for i, group in enumerate(optimizer.param_groups)
+    ]
+    return {"operation": operation, "arguments": dict(arguments), "places": places}
+
+
+def replay(plan: Plan, groups: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
+    """Change a plan as it was changed before the save, each time at the counts of that time."""
+    for change in changes:
+        for index, (group, place) in enumerate(zip(groups, change["places"], strict=True)):
+            group.update(place["counts"])
+            group.update({key: tuple(log) for key, log in place["logs"].items()})
+            schedules = plan.following(index, group)
+            plan.follow(index, schedules)
+            group.update({key: at_counts(one, group, key) for key, one in schedules.items()})
+        if change["operation"] not in CHANGES:  # whatever a file says, nothing else is called
+            raise DamageError(f"a change of plan is one of {CHANGES}, not {change['operation']!r}")
+        getattr(plan, change["operation"])(**change["arguments"])
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+
+
+def _check_names(
+    saved: str, theirs: Mapping[str, Any], attached: str, mine: Mapping[str, Any]
+) -> None:
+    problems = [
+        *_unmatched(f"it is not {attached} it", theirs, mine),
+        *_unmatched(f"it was not {saved} it", mine, theirs),
+    ]
+    if problems:
+        raise InputError(f"the checkpoint does not fit: {'; '.join(problems)}")
+
+
+def _unmatched(said: str, names: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[str]:
+    for name in names:
+        if name not in others:
+            near = closest(name, others)
+            yield f"{name}: {said}" + (f" (nearest: {near})" if near else "")
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(cast("object", value)).__name__
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
