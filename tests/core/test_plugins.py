@@ -120,6 +120,7 @@ BROKEN = {
     "empty": "empty",
     "leaver": "leaver",
     "liar": "liar",
+    "quoted": '"quoted_module"',
 }
 
 
@@ -161,6 +162,7 @@ def test_what_is_broken_is_listed_with_its_reason_and_stops_nobody(broken: Path)
     assert set(reasons) == set(BROKEN)
     for name, said in {
         "absent": "there is no module 'no_such_module'",
+        "quoted": "there is no module '\"quoted_module\"'",
         "needy": "ModuleNotFoundError: No module named 'no_such_library'",
         "bad_syntax": "line 1: '(' was never closed",
         "thief": "adamw@1 is registered already, by rheostat.optimizers.adamw",

@@ -52,7 +52,12 @@ def entry_points() -> list[EntryPoint]:
     from importlib.metadata import entry_points as installed
 
     found = {
-        EntryPoint(point.name, point.module, point.dist.name if point.dist else "?")
+        # A value that is no module's name is kept as it stands: it will be listed as broken.
+        EntryPoint(
+            point.name,
+            point.module if point.pattern.match(point.value) else point.value,
+            point.dist.name if point.dist else "?",
+        )
         for point in installed(group=GROUP)
     }
     return sorted(found, key=lambda point: (point.distribution, point.name, point.module))
