@@ -23,7 +23,7 @@ def test_the_examples_on_plugins_run_in_order() -> None:
         for block in blocks:
             exec(block, names)
     with pytest.warns(FutureWarning, match="halve@1 is deprecated: use halve@2; goes in 2.0"):
-        names["halve_1"]()  # type: ignore[operator]  # made by the page
+        names["halve_1"]()
 
 
 def test_the_page_on_cards_names_every_label_and_says_what_is_so() -> None:

@@ -244,7 +244,7 @@ def test_a_file_that_changes_while_it_is_read_gives_the_bytes_that_were_hashed(
     compare = verify_module._compare
 
     def then_overwrite(*arguments: object) -> None:
-        compare(*arguments)  # type: ignore[arg-type]  # passed through
+        compare(*arguments)
         if "model" in str(arguments[-1]):
             (path / "model.safetensors").write_bytes(b"\xff" * 2000)
 

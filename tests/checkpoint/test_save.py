@@ -33,7 +33,7 @@ def test_what_changes_after_the_call_is_not_saved(
 
     def late(*arguments: object, **named: object) -> Path:
         assert go.wait(60)
-        return commit(*arguments, **named)  # type: ignore[arg-type]  # passed through
+        return commit(*arguments, **named)
 
     monkeypatch.setattr(save_module, "commit", late)
     tensors, documents = content(7)
@@ -76,7 +76,7 @@ def test_one_save_is_in_flight_and_the_next_waits(
         running += 1
         most = max(most, running)
         try:
-            return commit(*arguments, **named)  # type: ignore[arg-type]  # passed through
+            return commit(*arguments, **named)
         finally:
             running -= 1
 
@@ -138,7 +138,7 @@ def test_an_interrupt_while_waiting_loses_nothing_and_mixes_nothing(
 
     def late(*arguments: object, **named: object) -> Path:
         assert go.wait(60)
-        return commit(*arguments, **named)  # type: ignore[arg-type]  # passed through
+        return commit(*arguments, **named)
 
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
@@ -195,7 +195,7 @@ def test_what_is_kept(directory: Path, keep: Keep, kept: list[int]) -> None:
 def test_keeping_less_than_the_newest_is_refused() -> None:
     for wrong in ({"last": 0}, {"best": -1}, {"every": 0}):
         with pytest.raises(InputError, match="last and every are at least 1"):
-            Keep(**wrong)  # type: ignore[arg-type]  # a value of each
+            Keep(**wrong)
 
 
 def test_nothing_is_removed_for_a_newer_one_that_cannot_be_read_back(directory: Path) -> None:

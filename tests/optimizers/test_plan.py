@@ -393,3 +393,13 @@ def test_lbfgs_restarts_too() -> None:
 
         opt.step(closure)
     assert opt.param_groups[0]["updates"] == 3
+
+
+def test_complex_parameters_restart_too() -> None:
+    param = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    opt = rs.optimizer("adamw", [param], lr=S.cosine_restarts(0.1, period=1, state="decay"))
+    param.grad = torch.full_like(param, 1 + 1j)
+    opt.step()
+    before, after = opt.last_step.restarts[0].norms["exp_avg"]
+    assert before == pytest.approx(0.1 * math.sqrt(6))
+    assert after == pytest.approx(before / 2)

@@ -342,7 +342,7 @@ def test_binding_checks_the_schedules_against_the_horizon() -> None:
     ]
     for steps in (0, -3, 2.5, True, "10", None):
         with pytest.raises(InputError, match=r"^bind: steps="):
-            load(RECIPE).bind(steps)  # type: ignore[arg-type]
+            load(RECIPE).bind(steps)
 
 
 def test_building_gives_the_optimizer_that_was_written() -> None:

@@ -32,7 +32,7 @@ def test_a_function_of_steps_is_a_schedule() -> None:
     ],
 )
 def test_what_a_function_may_not_give_is_refused(function: object, message: str) -> None:
-    schedule = from_function(function)  # type: ignore[arg-type]  # what it gives is on trial
+    schedule = from_function(function)
     with np.errstate(all="ignore"), pytest.raises(InputError, match=message):
         schedule.values([0, 1])
 

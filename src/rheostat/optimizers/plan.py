@@ -98,7 +98,7 @@ class Plan:
         found: list[Restarted] = []
         for index, (group, rule) in enumerate(zip(self._groups, self._rules, strict=True)):
             schedules = self.schedules[index]
-            found += move(index, group, rule, schedules, self._members(index), counts)
+            found += move(index, group, rule, schedules, self._members, counts)
             self._refresh(index, group)
         return tuple(found)
 
@@ -191,8 +191,8 @@ class Plan:
                 raise InputError(f"restart: {hyperparameter} is scheduled in {old.unit}")
             if (index, hyperparameter) in self._changed:
                 raise InputError(
-                    f"restart: the plan of {hyperparameter} was changed in mid-run; put the one to "
-                    "begin with in its place: plan.change(lambda old, at: …)"
+                    f"restart: the plan of {hyperparameter} was changed in mid-run, and cannot be "
+                    "begun again; plan.change(lambda old, at: …) puts another in its place"
                 )
             if at <= (log[-1] if log else 0):
                 raise InputError(f"restart: no update was made since the last start, at {at}")

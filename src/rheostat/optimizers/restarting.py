@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
@@ -51,12 +52,12 @@ def move(
     group: dict[str, Any],
     rule: Transform,
     schedules: Mapping[str, Any],
-    members: Sequence[tuple[Tensor, dict[str, Tensor]]],
+    members: Callable[[int], Sequence[tuple[Tensor, dict[str, Tensor]]]],
     counts: Mapping[str, float],
 ) -> list[Restarted]:
     """Move a group's counts on, and begin the cycles that they reach.
 
-    `members` are the group's parameters with their state.
+    `members` gives the group's parameters with their state; most steps do not ask for them.
     """
     before = {unit: group[unit] for unit in counts}
     for unit, more in counts.items():
@@ -73,7 +74,7 @@ def move(
     done: dict[StatePolicy, Mapping[str, tuple[float, float]]] = {}
     for _, _, policy in found:
         if policy not in done:
-            done[policy] = begin(policy, group, rule, members)
+            done[policy] = begin(policy, group, rule, members(index))
     return [Restarted(index, key, event, policy, done[policy]) for key, event, policy in found]
 
 
@@ -122,6 +123,13 @@ def _norms(
     rule: Transform, members: Sequence[tuple[Tensor, dict[str, Tensor]]]
 ) -> dict[str, float]:
     return {
-        name: total_norm([state[name].float() for _, state in members if state[name].numel()])
+        name: total_norm([_real(state[name]) for _, state in members if state[name].numel()])
         for name in rule.buffers
     }
+
+
+def _real(buffer: Tensor) -> Tensor:
+    """The buffer as numbers that have a norm: counts (L-BFGS) as floats, complex as pairs."""
+    if buffer.is_complex():
+        return torch.view_as_real(buffer)
+    return buffer if buffer.is_floating_point() else buffer.float()
