@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from rheostat.core.transform import named as named
     from rheostat.optimizers.build import optimizer as optimizer
     from rheostat.optimizers.layerwise import layerwise_groups as layerwise_groups
-    from rheostat.optimizers.loop import StepResult as StepResult
     from rheostat.optimizers.policy import match as match
     from rheostat.optimizers.policy import policy as policy
+    from rheostat.optimizers.results import StepResult as StepResult
     from rheostat.recipes.attach import attach as attach
     from rheostat.recipes.recipe import Recipe as Recipe
 
@@ -41,7 +41,7 @@ _DOORS = {
     "Hyper": "rheostat.core.transform",
     "Recipe": "rheostat.recipes.recipe",
     "Schedule": "rheostat.core.schedule",
-    "StepResult": "rheostat.optimizers.loop",
+    "StepResult": "rheostat.optimizers.results",
     "Transform": "rheostat.core.transform",
     "attach": "rheostat.recipes.attach",
     "chain": "rheostat.core.transform",

@@ -57,7 +57,8 @@ class Hyper(SimpleNamespace):
 State = Mapping[str, Tensor]
 Update = Callable[[Tensor, State, Tensor, Hyper], Tensor]
 Measure = Callable[[Tensor, State, Tensor, Hyper], Mapping[str, Tensor]]
-Settle = Callable[[Mapping[str, Tensor], Hyper], Mapping[str, float]]
+Settle = Callable[[Mapping[str, Any], Hyper], Mapping[str, Any]]
+"""The sums, as numbers -> new scalars; on an accelerator both stay there."""
 OfParam = Callable[[Tensor, State, Hyper], Tensor]
 Observe = Callable[[Tensor, State, Tensor, Hyper], None]
 Evaluate = Callable[[Sequence[Tensor]], tuple[float, list[Tensor]]]
@@ -131,6 +132,9 @@ class Transform:
         search: all at once: updates, states, parameters, hyper and `evaluate` -> updates and
             scalars; in a chain only the first piece may have it.
         observe: takes a sample of the Hessian's diagonal into the buffers.
+        host_step: it branches on `hyper.step`, or draws noise by it, and so needs a plain number:
+            on an accelerator, where steps may be skipped, such a step waits for the device. Without
+            it a branch is right too, but waits at every parameter.
         name, origin: the component that made it.
         parts: the primitive pieces of a chain.
     """
@@ -149,6 +153,7 @@ class Transform:
     probe: Update | None = None
     search: Search | None = None
     observe: Observe | None = None
+    host_step: bool = False
     name: str = "transform"
     origin: Origin | None = field(default=None, compare=False)
     parts: tuple[Transform, ...] = ()
@@ -157,6 +162,11 @@ class Transform:
     def pieces(self) -> tuple[Transform, ...]:
         """The primitive pieces in order; a piece is its own only one."""
         return self.parts or (self,)
+
+    @property
+    def synchronises(self) -> bool:
+        """Whether a step of it must wait for an accelerator, as far as the rule itself says."""
+        return any(piece.host_step or piece.search or piece.probe for piece in self.pieces)
 
     def stamped(self, component: str, arguments: Mapping[str, Any], numbers: set[str]) -> Transform:
         """This transform, marked with its component.

@@ -46,7 +46,7 @@ def scale_by_adam_mini(
         square.lerp_(energy, 1 - b2)
         denominator = (square.sqrt() / (1 - b2**hyper.step) ** 0.5).add_(hyper.eps)
         mean = state["exp_avg"].lerp_(u, 1 - b1).reshape(square.numel(), width)
-        return (mean / denominator[:, None]).reshape(u.shape) / (1 - b1**hyper.step)
+        return (mean / denominator.unsqueeze(1)).reshape(u.shape) / (1 - b1**hyper.step)
 
     return Transform(
         update,

@@ -12,6 +12,7 @@ from rheostat.core.hyper import Fraction, NonNegative, Positive, Steps
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
 from rheostat.transforms.decay import add_decayed_weights
+from rheostat.transforms.numbers import log, smaller
 from rheostat.transforms.scaling import scale_by_learning_rate
 
 OpenFraction = Annotated[float, at.Gt(0), at.Lt(1)]
@@ -60,15 +61,12 @@ def _share(step: Any, steps: int) -> Any:
     """How much of a warm-up of `steps` is over, from 0 to 1; none is over at once."""
     if not steps:
         return 1.0
-    done = step / steps
-    return done.clamp(max=1) if isinstance(done, Tensor) else min(done, 1.0)
+    return smaller(step / steps, 1.0)
 
 
 def _inverse_log(beta: Any) -> Any:
     """1 / ln β: minus the number of steps in which a running mean forgets all but 1/e; β = 0: 0."""
-    if isinstance(beta, Tensor):
-        return 1 / beta.log()
-    return 1 / math.log(beta) if beta else 0.0
+    return 1 / log(beta)
 
 
 @register("optimizer", "ademamix")

@@ -12,7 +12,7 @@ import operator
 import os
 import shutil
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from rheostat.core.transform import Transform
-from rheostat.optimizers.tracing import Traced, traced
+from rheostat.optimizers.tracing import guarded, traced
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -44,7 +44,6 @@ class CompiledKernel:
         assert found is not None
         self._rule = rule
         self._traced = found
-        self._run = _compiled(found.graph)
         self._homes: dict[int, _Home] = {}
         self._names = tuple(rule.buffers)
         self._like = tuple(n for n, buffer in rule.buffers.items() if buffer.like_parameter)
@@ -86,7 +85,7 @@ class CompiledKernel:
             param = item.param
             size = param.numel()
             alone = (item.name,) if size >= SMALL else () if self._flat else (size,)
-            key = (id(item.numbers), item.step, param.dtype, param.device, *alone)
+            key = (id(item.numbers), item.same, param.dtype, param.device, *alone)
             gathered.setdefault(key, []).append(item)
         for batch in gathered.values():
             if self._flat and batch[0].param.numel() < SMALL:
@@ -97,24 +96,36 @@ class CompiledKernel:
                 self._run_alone(batch)
 
     def _run_alone(self, items: list[Item]) -> None:
-        vector = _vector(self._traced, items[0])
+        run = self._bound(self._traced.graph, items[0])
         for item in items:
             buffers = [item.state[name] for name in self._names]
             flat = [buffer.view(-1) if buffer.ndim else buffer for buffer in buffers]
-            self._run(item.param.detach().view(-1), item.update.view(-1), *flat, vector)
+            run(item.param.detach().view(-1), item.update.view(-1), *flat)
+
+    def _bound(self, graph: fx.GraphModule, item: Item) -> Callable[..., None]:
+        """The compiled graph with its inputs beside tensors, the same for all items of a group that
+        are at one step."""
+        known = {**item.numbers, "step": item.step}
+        vector = self._traced.numbers(known, item.measured or {})
+        rest = [vector.to(item.param.device, item.param.dtype)]
+        if item.ok is not None:
+            graph = guarded(graph, 2 + len(self._names))
+            rest.append(item.ok)
+        compiled = _compiled(graph)
+        return lambda *tensors: compiled(*tensors, *rest)
 
     def _run_flat(self, items: list[Item]) -> None:
-        vector = _vector(self._traced, items[0])
+        run = self._bound(self._traced.graph, items[0])
         for part in _parts(items):
             with self._together(part) as (params, updates, buffers):
                 if len(updates) == 1:
                     # A length of one is special to the compiler, which would compile again for it.
                     wide = [tensor.repeat(2) for tensor in (params, updates, *buffers)]
-                    self._run(*wide, vector)
+                    run(*wide)
                     for tensor, pair in zip((params, *buffers), (wide[0], *wide[2:]), strict=True):
                         tensor.copy_(pair[:1])
                 else:
-                    self._run(params, updates, *buffers, vector)
+                    run(params, updates, *buffers)
 
     def _run_stacked(self, items: list[Item]) -> None:
         """Parameters of one length, a row each; buffers of one number are a column."""
@@ -122,7 +133,7 @@ class CompiledKernel:
         if rows is None:
             self._run_alone(items)
             return
-        vector = _vector(self._traced, items[0])
+        run = self._bound(rows, items[0])
         for part in _parts(items):
             if len(part) == 1:
                 self._run_alone(part)
@@ -137,7 +148,7 @@ class CompiledKernel:
                 wide = iter([buffer.view(len(part), -1) for buffer in like])
                 buffers = [columns[n] if n in columns else next(wide) for n in self._names]
                 moved = params.view(len(part), -1), updates.view(len(part), -1)
-                _compiled(rows)(*moved, *buffers, vector)
+                run(*moved, *buffers)
             for name, column in columns.items():
                 _copy([item.state[name] for item in part], list(column.view(-1).unbind()))
 
@@ -230,12 +241,6 @@ def _scatter(flat: Tensor, tensors: list[Tensor]) -> None:
 
 def _copy(tensors: list[Tensor], values: list[Tensor]) -> None:
     torch._foreach_copy_(tensors, values)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-
-def _vector(rule: Traced, item: Item) -> Tensor:
-    """The graph's inputs beside tensors: the same for all items of a group that are at one step."""
-    known = {**item.numbers, "step": item.step}
-    return rule.numbers(known, item.measured or {}).to(item.param.device, item.param.dtype)
 
 
 @functools.cache

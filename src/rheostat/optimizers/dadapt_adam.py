@@ -11,7 +11,8 @@ from rheostat.core.hyper import Betas, NonNegative, Positive
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
 from rheostat.transforms.decay import add_decayed_weights
-from rheostat.transforms.distance import Growth, estimate, inner, l1, relative_step
+from rheostat.transforms.distance import Growth, estimate, inner, l1, ratio, relative_step
+from rheostat.transforms.numbers import larger, smaller
 
 
 @register("optimizer", "dadapt_adam")
@@ -84,14 +85,14 @@ def dadapt_adam(
             "denominator": l1(weighed(u, state, hyper, hyper.d)),
         }
 
-    def settle(sums: Mapping[str, Tensor], hyper: Hyper) -> Mapping[str, float]:
+    def settle(sums: Mapping[str, Any], hyper: Hyper) -> Mapping[str, Any]:
         root = hyper.betas[1] ** 0.5
-        numerator = root * hyper.numerator_weighted + (1 - root) * float(sums["numerator"])
-        denominator = (1 - root) * float(sums["denominator"])
+        numerator = root * hyper.numerator_weighted + (1 - root) * sums["numerator"]
+        denominator = (1 - root) * sums["denominator"]
         d = hyper.d
-        found = numerator / denominator if denominator else d
-        grown = found if growth_rate is None else min(found, d * growth_rate)
-        return {"d": max(d, grown), "d_before": d, "numerator_weighted": numerator}
+        found = ratio(numerator, denominator, d)
+        grown = found if growth_rate is None else smaller(found, d * growth_rate)
+        return {"d": larger(d, grown), "d_before": d, "numerator_weighted": numerator}
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         (b1, b2), d = hyper.betas, hyper.d_before

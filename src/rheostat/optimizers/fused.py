@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.transform import Transform
+from rheostat.optimizers.numbers import known_of
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -35,10 +36,16 @@ class _Lists:
     steps: list[Tensor]
 
     def tiles(self) -> Iterator[_Lists]:
-        """The same in parts of at most `TILE` elements, or of one tensor that has more."""
+        """The same in parts of at most `TILE` elements, or of one tensor that has more.
+
+        On a device no cache is as near, and every part is a launch: there a part has as many
+        elements as the largest tensor.
+        """
+        largest = max(param.numel() for param in self.params)
+        limit = TILE if self.params[0].device.type == "cpu" else max(TILE, largest)
         start, size = 0, 0
         for i, param in enumerate(self.params):
-            if size + param.numel() > TILE and i > start:
+            if size + param.numel() > limit and i > start:
                 yield self._slice(start, i)
                 start, size = i, 0
             size += param.numel()
@@ -64,6 +71,8 @@ class FusedKernel:
         found = _find(rule)
         assert found is not None
         self._clip, self._call = found
+        own: Mapping[str, Any] = self._clip.hyperparameters if self._clip else {}
+        self._plain = [name for name in rule.hyperparameters if name != "lr" and name not in own]
         self._names = tuple(rule.buffers)
 
     @staticmethod
@@ -87,10 +96,12 @@ class FusedKernel:
         )
 
     def takes(self, item: Item) -> bool:
-        """Dense gradients laid out as the parameter is, which the kernels assume."""
+        """Dense gradients laid out as the parameter is, which the kernels assume; where a device
+        counts, numbers that the host knows, the learning rate aside."""
         param, gradient = item.param, item.update
         return (
-            not gradient.is_sparse
+            (item.frame is None or self._settled(item))
+            and not gradient.is_sparse
             and gradient.dtype is param.dtype
             and gradient.stride() == param.stride()
         )
@@ -100,23 +111,50 @@ class FusedKernel:
         each tile."""
         batches: dict[tuple[Any, ...], list[Item]] = {}
         for item in items:
-            first = self._call is _sgd and item.step == 1
-            key = (id(item.numbers), item.param.dtype, item.param.device, first)
+            on_host = item.frame is None
+            first = self._call is _sgd and on_host and item.step == 1
+            # The kernels of a device want the count there, where it is not if the host counts.
+            count = item.step if on_host and item.param.device.type != "cpu" else None
+            key = (id(item.numbers), item.param.dtype, item.param.device, first, count)
             batches.setdefault(key, []).append(item)
-        for (*_, first), batch in batches.items():
+        for (*_, first, count), batch in batches.items():
+            steps = [item.state["step"] for item in batch]
+            if count is not None:
+                steps = [batch[0].param.new_full((), count, dtype=torch.float32)] * len(batch)
             lists = _Lists(
                 [item.param for item in batch],
                 [item.update for item in batch],
                 [[item.state[name] for item in batch] for name in self._names],
-                [item.state["step"] for item in batch],
+                steps,
             )
+            numbers = self._numbers(batch[0])
             if self._clip is None:
-                self._call(lists, batch[0].numbers, first)
+                self._call(lists, numbers, first)
                 continue
             factor = _factor(self._clip, batch[0])
             for tile in lists.tiles():
                 tile.gradients = list(torch._foreach_mul(tile.gradients, factor))  # pyright: ignore
-                self._call(tile, batch[0].numbers, first)
+                self._call(tile, numbers, first)
+
+    def _settled(self, item: Item) -> bool:
+        """Whether the host knows what the kernel takes as plain numbers: all but the learning rate;
+        and the first update, which the host does not, is like the others."""
+        known = [known_of(item.numbers[name]) for name in self._plain]
+        return None not in known and not known_of(item.numbers.get("dampening", 0.0))
+
+    def _numbers(self, item: Item) -> Mapping[str, Any]:
+        """What the kernel is given; on a device also `found_inf`, whether to leave all as it is."""
+        frame = item.frame
+        if frame is None:
+            return item.numbers
+        # The kernels of the CPU read the number, those of CUDA take float32.
+        on_cpu = item.param.device.type == "cpu"
+        frame.plain += [(item.group, name, item.group[name]) for name in self._plain]
+        return {
+            **{name: known_of(item.numbers[name]) for name in self._plain},
+            "lr": item.numbers["lr"].to(torch.float64 if on_cpu else torch.float32),
+            "found_inf": None if frame.ok is None else frame.ok.logical_not().to(torch.float32),
+        }
 
 
 def _factor(clip: Transform, item: Item) -> Tensor:
@@ -124,7 +162,7 @@ def _factor(clip: Transform, item: Item) -> Tensor:
     hyper = item.hyper
     assert item.measured is not None
     hyper.measured = item.measured
-    return clip.update(item.param.new_ones(()), {}, item.param, hyper)
+    return clip.update(item.param.new_ones((), requires_grad=False), {}, item.param, hyper)
 
 
 def _find(rule: Transform) -> tuple[Transform | None, _Call] | None:
@@ -163,6 +201,7 @@ def _adam(fused: Callable[..., None]) -> _Call:
             eps=numbers["eps"],
             amsgrad=bool(largest),
             maximize=False,
+            found_inf=numbers.get("found_inf"),
         )
 
     return call
@@ -180,6 +219,7 @@ def _sgd(lists: _Lists, numbers: Mapping[str, Any], first: bool, nesterov: bool 
         nesterov=nesterov,
         maximize=False,
         is_first_step=first,
+        found_inf=numbers.get("found_inf"),
     )
 
 
@@ -198,6 +238,7 @@ def _adagrad(lists: _Lists, numbers: Mapping[str, Any], first: bool) -> None:
         weight_decay=numbers.get("weight_decay", 0.0),
         eps=numbers["eps"],
         maximize=False,
+        found_inf=numbers.get("found_inf"),
     )
 
 

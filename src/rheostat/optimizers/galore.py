@@ -77,6 +77,7 @@ def scale_by_galore(
             "projector": Buffer(shape=projector),
         },
         hyperparameters={"betas": (b1, b2), "eps": eps, "galore_scale": galore_scale},
+        host_step=True,
     )
 
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rheostat.core.errors import RheostatError
-from rheostat.signals.norms import squares
+from rheostat.signals.norms import peaks, squares
 
 NonFinite = Literal["skip", "raise", "propagate"]
 
@@ -19,11 +20,16 @@ class Look(NamedTuple):
 
     `norm` is their global norm, `squares` the sum of squares of each, in one vector; both None
     where nothing looked. `reason` says why the step must be skipped (None: it need not be).
+
+    On an accelerator `ok` says there, with a bool, whether it need not be, `parts` which gradients
+    are finite; and the norm is the root of the sum of `squares`.
     """
 
     norm: float | None = None
     squares: Tensor | None = None
     reason: str | None = None
+    ok: Tensor | None = None
+    parts: Tensor | None = None
 
 
 def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy: NonFinite) -> Look:
@@ -44,5 +50,26 @@ def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy:
         return Look(norm, found)
     if policy == "raise":
         raise RheostatError(f"the gradient of {bad[0]} is not finite; nothing was updated")
+    return Look(norm, None, reason_for(bad))
+
+
+def look_on_device(gradients: Sequence[Tensor]) -> Look:
+    """Look at the gradients without waiting for what is seen.
+
+    The norms are summed in float64, in which float32 gradients cannot overflow.
+    """
+    values = [_real(grad._values() if grad.is_sparse else grad) for grad in gradients]
+    found = squares(values, wide=True)
+    wide = any(value.dtype == torch.float64 for value in values)
+    parts = (peaks(values) if wide else found).isfinite()
+    return Look(squares=found, ok=parts.all(), parts=parts)
+
+
+def reason_for(bad: Sequence[str]) -> str:
+    """Why a step was skipped, from the names of the parameters with a non-finite gradient."""
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    return Look(norm, None, f"non-finite gradient in {bad[0]}{more}")
+    return f"non-finite gradient in {bad[0]}{more}"
+
+
+def _real(values: Tensor) -> Tensor:
+    return torch.view_as_real(values) if values.is_complex() else values

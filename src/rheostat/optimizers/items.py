@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Hyper, Transform
+from rheostat.optimizers.device import Frame
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Kernel
 
@@ -44,7 +45,8 @@ class Held:
     while it is frozen).
 
     `plain` says that a rule can work on the very tensors: real numbers in the precision it computes
-    in. `kernel` is that of its group, where it takes such a parameter.
+    in. `kernel` is that of its group, where it takes such a parameter. Where the device keeps the
+    counts, parameters of one `line` have the same; a `fresh` one was never stepped.
     """
 
     group: int
@@ -53,6 +55,8 @@ class Held:
     state: dict[str, Tensor]
     plain: bool
     kernel: Kernel | None
+    line: int = 0
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -62,7 +66,8 @@ class Item:
     `param` is what the rule works on: the parameter, or a float32 stand-in for it. `update` is
     the gradient at first, then what each piece makes of it; `group` receives new scalars, and
     `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can.
-    `measured` is what the next piece has measured, None where it has not yet.
+    `measured` is what the next piece has measured, None where it has not yet. `frame` holds the
+    numbers, where they are on a device, and `line` the parameter's place in it.
     """
 
     name: str
@@ -76,12 +81,26 @@ class Item:
     kernel: Kernel | None = None
     measured: Mapping[str, Tensor] | None = None
     position: int = 0
+    frame: Frame | None = None
+    line: int = 0
     _hyper: Hyper | None = field(default=None, repr=False)
 
     @property
-    def step(self) -> float:
-        """How many updates this parameter has received, the present one included."""
+    def step(self) -> Any:
+        """How many updates this parameter has received, the present one included: a number."""
+        if self.frame is not None:
+            return self.frame.counts[self.line]
         return self.state["step"].item()
+
+    @property
+    def same(self) -> float:
+        """The same for items of one group that have the same count."""
+        return self.line if self.frame is not None else self.state["step"].item()
+
+    @property
+    def ok(self) -> Tensor | None:
+        """A bool on the device: whether the step happens; None where it surely does."""
+        return None if self.frame is None else self.frame.ok
 
     @property
     def hyper(self) -> Hyper:
@@ -97,6 +116,10 @@ class Item:
                 noise=draw,
             )
         return self._hyper
+
+    def number(self, value: Tensor) -> Any:
+        """A 0-dim tensor as the kind of number that this step computes with."""
+        return value.item() if self.frame is None else self.frame.number(value)
 
     @property
     def waits(self) -> bool:
@@ -116,14 +139,30 @@ def numbers_of(group: Mapping[str, Any], rule: Transform) -> dict[str, Any]:
     return values
 
 
+def accumulate(groups: Sequence[dict[str, Any]], held: Sequence[Held], count: int) -> str | None:
+    """Take the gradients into the average of `count` steps; says so until it is complete."""
+    if count == 1:
+        return None
+    phase = int(groups[0]["phase"]) + 1
+    for one in held:
+        assert one.param.grad is not None
+        one.state["accumulated"].add_(one.param.grad, alpha=1 / count)
+    for group in groups:
+        group["phase"] = phase % count
+    return f"accumulating, {phase} of {count}" if phase < count else None
+
+
 def make_items(
     groups: Sequence[dict[str, Any]],
     rules: Sequence[Transform],
     kernels: Sequence[Kernel | None],
     held: Sequence[Held],
     options: Options,
+    begin: Callable[[], Frame] | None = None,
 ) -> list[Item]:
     """What the rules work on in this step; every parameter's own count goes up by one.
+
+    `begin` counts on a device, and gives the numbers there.
 
     Raises InputError for a sparse or complex gradient that the rule cannot take, before any count.
     """
@@ -131,17 +170,21 @@ def make_items(
     for one, gradient in zip(held, gradients, strict=True):
         if gradient.is_sparse or not one.plain:
             _check_kind(one, gradient, rules[one.group], options)
-    # One call, and a tensor for the one: a Python number would be wrapped for each parameter.
-    torch._foreach_add_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        [one.state["step"] for one in held], torch.ones(()), alpha=1.0
-    )
-    numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
+    frame = None if begin is None else begin()
+    if frame is None:
+        # One call, and a tensor for the one: a Python number would be wrapped for each parameter.
+        torch._foreach_add_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            [one.state["step"] for one in held], torch.ones(()), alpha=1.0
+        )
+        numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
+    else:
+        numbers = frame.numbers
     copies = [_copies(rule, options) for rule in rules]
     items: list[Item] = []
     for one, given in zip(held, gradients, strict=True):
         group, rule = groups[one.group], rules[one.group]
         if copies[one.group]:
-            _refill(one, copies[one.group])
+            _refill(one, copies[one.group], on_device=frame is not None)
         param, state, kernel = one.param, one.state, one.kernel
         gradient = given.coalesce() if given.is_sparse else given
         if not one.plain:
@@ -151,7 +194,10 @@ def make_items(
         if group["maximize"]:
             gradient = -gradient
         mine = numbers[one.group]
-        items.append(Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel))
+        item = Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel)
+        if frame is not None:
+            item.frame, item.line = frame, one.line
+        items.append(item)
     return items
 
 
@@ -161,18 +207,20 @@ def write_back(items: Sequence[Item], held: Sequence[Held], options: Options) ->
         if options.accumulate > 1:
             one.state["accumulated"].zero_()
         if "master" in one.state:
-            one.param.copy_(item.param)
+            one.param.copy_(
+                item.param if item.ok is None else torch.where(item.ok, item.param, one.param)
+            )
         elif options.precision == "stochastic" and one.param.dtype in HALF:
             one.param.copy_(_rounded(item, one.param.dtype))
 
 
-def noise(seed: int, step: float, name: str) -> Callable[[Tensor], Tensor]:
+def noise(seed: int, step: Any, name: str) -> Callable[[Tensor], Tensor]:
     """Standard normal samples by counter: the same for the same seed, step and name, and call."""
     calls = 0
 
     def draw(like: Tensor) -> Tensor:
         nonlocal calls
-        generator = _generator(f"{seed} {step} {name} {calls}", like.device)
+        generator = _generator(f"{seed} {float(step)} {name} {calls}", like.device)
         calls += 1
         return torch.empty_like(like).normal_(generator=generator)
 
@@ -211,13 +259,14 @@ def _copies(rule: Transform, options: Options) -> list[str]:
     return [name for name, buffer in rule.buffers.items() if buffer.fill == "param"] + masters
 
 
-def _refill(one: Held, names: Sequence[str]) -> None:
+def _refill(one: Held, names: Sequence[str], *, on_device: bool) -> None:
     """Copy the parameter again at its first update: weights may have been loaded since the
-    optimizer was made."""
-    if one.state["step"].item() == 1:
+    optimizer was made. On a device it is the first attempt, which the host knows."""
+    if one.fresh if on_device else one.state["step"].item() == 1:
         for name in names:
             if name in one.state:
                 one.state[name].copy_(one.param)
+    one.fresh = False
 
 
 def _working(

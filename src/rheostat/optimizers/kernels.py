@@ -6,7 +6,7 @@ parameters at once, and its numbers agree with the eager ones to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers.compiled import SMALL, CompiledKernel, compiler_at_hand
+from rheostat.optimizers.device import DEVICE_TYPES
 from rheostat.optimizers.fused import FusedKernel
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class Kernel(Protocol):
         ...
 
 
-def choose_mode(rule: Transform, params: Sequence[Tensor], mode: Mode) -> Mode:
-    """What "auto" means for a rule over these parameters: a function of the rule and of sizes.
+def choose_mode(
+    rule: Transform, params: Sequence[Tensor], mode: Mode, scheduled: Collection[str] = ()
+) -> Mode:
+    """What "auto" means for a rule over these parameters: a function of the rule, of sizes, and on
+    a device of what is scheduled: there a fused kernel can follow no schedule but that of the lr.
 
     Raises InputError for a mode that the rule cannot have.
     """
@@ -61,6 +65,8 @@ def choose_mode(rule: Transform, params: Sequence[Tensor], mode: Mode) -> Mode:
         if mode not in ("eager", "fused", "compiled"):
             raise InputError(f"mode={mode!r}: should be 'auto', 'eager', 'fused' or 'compiled'")
         return mode
+    if params and params[0].device.type in DEVICE_TYPES and set(scheduled) - {"lr"}:
+        fusible = False
     if fusible and not FusedKernel.copies_gradients(rule):
         return "fused"
     # Where a fused kernel has to copy the gradients first, compiling pays for large tensors alone.

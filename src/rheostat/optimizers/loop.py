@@ -8,41 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError, nearest
-from rheostat.core.transform import Buffer, Hyper, Transform
+from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
-from rheostat.optimizers.guard import NonFinite, inspect_gradients
-from rheostat.optimizers.items import Held, Options, make_items, numbers_of, write_back
+from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
+from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
 from rheostat.optimizers.plan import Plan
-from rheostat.optimizers.restarting import Restarted, check_policy
+from rheostat.optimizers.restarting import check_policy
+from rheostat.optimizers.results import StepResult
+from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
 from rheostat.optimizers.state import LABELS, SHARED, check_state_dict, with_names
 from rheostat.optimizers.torch_view import SchedulerView
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one `step()` did.
-
-    `step` is the number of updates applied so far; `reason` says why this one was not.
-    `grad_norm` is the global norm of the gradients as they came, None where nothing looked
-    (`nonfinite="propagate"`). `restarts` are the cycles that begin with the next update.
-    """
-
-    applied: bool
-    step: int
-    reason: str | None = None
-    grad_norm: float | None = None
-    restarts: tuple[Restarted, ...] = ()
+from rheostat.optimizers.views import put_back, show
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -89,7 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._kernels: list[Kernel | None] = []
-        self._held: list[Held] = []
+        self._roster = Roster(self._rules, self._kernels, self.options, self._state_of)
         self._mode: Mode = mode
         listed = list(groups)
         if not any(group["params"] for group in listed):
@@ -121,6 +108,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"param group {len(self.param_groups)}: unknown hyperparameter {key!r}; "
                     f"{nearest(key, rule.hyperparameters)}"
                 )
+        self._learn()
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
         given["params"] = with_names(given["params"], start)
@@ -132,7 +120,7 @@ class Optimizer(torch.optim.Optimizer):
             del group[key]  # another rule's, which torch's method put there
         if not self._rules:
             # Here and not in the constructor, as torch's own makes the list of groups.
-            self.plan = Plan(self.param_groups, self._rules, self._members)
+            self.plan = Plan(self.param_groups, self._rules, self._members, self._learn)
         check_policy(len(self._rules), rule, group)
         self._rules.append(rule)
         self.plan.join(group)
@@ -140,7 +128,8 @@ class Optimizer(torch.optim.Optimizer):
         for param in group["params"]:
             if param.requires_grad:
                 self._state_of(param, len(self._rules) - 1)
-        group["mode"] = choose_mode(rule, group["params"], self._mode)
+        scheduled = self.plan.schedules[-1]
+        group["mode"] = choose_mode(rule, group["params"], self._mode, scheduled)
         self._kernels.append(make_kernel(rule, group["mode"]))
 
     def rule(self, group: int) -> Transform:
@@ -156,7 +145,8 @@ class Optimizer(torch.optim.Optimizer):
         return {**self._rules[group].buffers, **self.options.buffers(param)}
 
     def _members(self, group: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """The parameters of a group that have state, with it."""
+        """The parameters of a group that have state, with it, for a restart to act on."""
+        self._roster.recount()
         params: list[Tensor] = self.param_groups[group]["params"]
         return [(param, self.state[param]) for param in params if param in self.state]
 
@@ -164,7 +154,7 @@ class Optimizer(torch.optim.Optimizer):
         """The parameter's state, made if it has none yet (it was frozen until now)."""
         state = cast("dict[str, Tensor]", self.state[param])
         if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.tensor(0.0)
             for name, buffer in self.buffers_of(param, group).items():
                 state[name] = buffer.make(param)
         return state
@@ -188,67 +178,47 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_ready()
-        held = self._taking_part()
-        names = [one.name for one in held]
-        gradients = [cast("Tensor", one.param.grad) for one in held]
-        look = inspect_gradients(names, gradients, self.options.nonfinite)
+        held = self._roster.taking_part(self.param_groups, self.state)
+        look = self._look(held)
         reason = look.reason if held else "no parameter has a gradient"
         if reason is None:
-            reason = self._update(held, closure, look.squares)
+            reason = self._update(held, closure, look)
         begun = self.plan.stepped(applied=reason is None)
-        updates = int(self.param_groups[0]["updates"])
-        self.last_step = StepResult(reason is None, updates, reason, look.norm, begun)
+        resident = self._roster.resident
+        if look.ok is None or resident is None:
+            updates = int(self.param_groups[0]["updates"])
+            self.last_step = StepResult(reason is None, updates, reason, look.norm, begun)
+        else:  # only the device knows; until it has answered, the step counts as applied
+            self.last_step = resident.outcome(look, held, self._learn)
+            if (counted := resident.glance()) is not None:
+                self.plan.recount(counted)
         return loss
 
-    def _taking_part(self) -> list[Held]:
-        """The parameters that have a gradient.
-
-        The list of all is kept between steps, and made again where a framework has exchanged
-        parameters or state, or a frozen parameter has its first gradient.
-        """
-        params = [param for group in self.param_groups for param in group["params"]]
-        known = self._held
-        if not (
-            len(known) == len(params)
-            and all(one.param is param for one, param in zip(known, params, strict=True))
-            and all(self.state.get(one.param, one.state) is one.state for one in known)
-        ):
-            known = self._held = [
-                self._hold(index, name, param)
-                for index, group in enumerate(self.param_groups)
-                for name, param in zip(group["param_names"], group["params"], strict=True)
-            ]
-        held = [one for one in known if one.param.grad is not None]
-        if all(one.state for one in held):
-            return held
-        self._held = []
-        return self._taking_part()
-
-    def _hold(self, index: int, name: str, param: Tensor) -> Held:
-        wanted = param.grad is not None or param in self.state
-        state = self._state_of(param, index) if wanted else {}
-        plain = self.options.plain(param)
-        kernel = self._kernels[index]
-        suits = plain and bool(state) and kernel is not None and kernel.suits(param, state)
-        return Held(index, name, param, state, plain, kernel if suits else None)
+    def _look(self, held: Sequence[Held]) -> Look:
+        """Look at the gradients; on a device that counts, without waiting for what is seen."""
+        names = [one.name for one in held]
+        gradients = [cast("Tensor", one.param.grad) for one in held]
+        policy = self.options.nonfinite
+        if self._roster.resident is None or policy != "skip":
+            return inspect_gradients(names, gradients, policy)
+        # No restart may touch the state of an update that was skipped: with the update before one
+        # the host waits. A step without gradients, or with sparse ones, is as rare.
+        sparse = any(gradient.is_sparse for gradient in gradients)
+        if self.plan.updates_to_restart() <= 1 or sparse or not held:
+            self._learn()
+            return inspect_gradients(names, gradients, policy)
+        return look_on_device(gradients)
 
     def _update(
-        self,
-        held: Sequence[Held],
-        closure: Callable[[], Any] | None,
-        squares: Tensor | None,
+        self, held: Sequence[Held], closure: Callable[[], Any] | None, look: Look
     ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
-        if self.options.accumulate > 1:
-            phase = int(self.param_groups[0]["phase"]) + 1
-            for one in held:
-                assert one.param.grad is not None
-                one.state["accumulated"].add_(one.param.grad, alpha=1 / self.options.accumulate)
-            for group in self.param_groups:
-                group["phase"] = phase % self.options.accumulate
-            if phase < self.options.accumulate:
-                return f"accumulating, {phase} of {self.options.accumulate}"
-        items = make_items(self.param_groups, self._rules, self._kernels, held, self.options)
+        if waiting := accumulate(self.param_groups, held, self.options.accumulate):
+            return waiting
+        groups, rules, resident = self.param_groups, self._rules, self._roster.resident
+        begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
+        items = make_items(groups, rules, self._kernels, held, self.options, begin)
+        squares = look.squares
         if any(not one.plain or one.param.grad.is_sparse for one in held):  # pyright: ignore
             squares = None  # of other numbers than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
@@ -258,6 +228,25 @@ class Optimizer(torch.optim.Optimizer):
             if item.rule.scalars:
                 self._share_scalars(item.rule, item.group)
         return None
+
+    def _learn(self) -> None:
+        """Ask the device, where one counts, how many updates were applied, and believe it."""
+        if self._roster.resident is not None:
+            self.plan.recount(self._roster.resident.count())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Between replays of a CUDA graph of a step: bring hyperparameters that were changed to the
+        device, and what schedules say of the next 1,024 updates; and take from there what the
+        replays did. Waits for the device. Elsewhere there is nothing to do.
+
+        Raises:
+            InputError: a number was changed that the graph of a fused kernel holds.
+        """
+        if self._roster.resident is not None:
+            self._learn()
+            self._roster.resident.refresh(self.param_groups, self._rules, self.plan)
+            self.last_step = self.last_step and self.last_step.again()
 
     def _share_scalars(self, rule: Transform, source: Mapping[str, Any]) -> None:
         """Scalars are of the whole optimizer: every group of the rule has them."""
@@ -280,7 +269,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         begun = self.plan.consumed(counts)
         if begun and self.last_step is not None:
-            self.last_step = replace(self.last_step, restarts=self.last_step.restarts + begun)
+            self.last_step = self.last_step.with_restarts(begun)
 
     def lr_scheduler(self) -> SchedulerView:
         """The learning rate's schedule as a torch LRScheduler, for frameworks that want one.
@@ -309,10 +298,9 @@ class Optimizer(torch.optim.Optimizer):
             InputError: an unknown estimator, no rule that observes, a loss without a graph.
         """
         held = [
-            self._hold(index, name, param)
-            for index, group in enumerate(self.param_groups)
-            for name, param in zip(group["param_names"], group["params"], strict=True)
-            if param.requires_grad and any(p.observe for p in self._rules[index].pieces)
+            one
+            for one in self._roster.all(self.param_groups, self.state)
+            if one.param.requires_grad and any(p.observe for p in self._rules[one.group].pieces)
         ]
         observe(self.param_groups, self._rules, held, closure, estimator, batch_size)
 
@@ -322,18 +310,8 @@ class Optimizer(torch.optim.Optimizer):
     def eval(self) -> None:
         """Show the weights to evaluate with, where the rule has others than those it trains
         (averages, schedule-free). Idempotent; a rule without such a view leaves them alone."""
-        for index, group in enumerate(self.param_groups):
-            views = [piece.view for piece in self._rules[index].pieces if piece.view is not None]
-            if group["evaluating"] or not views:
-                continue
-            group["evaluating"] = True
-            numbers = numbers_of(group, self._rules[index])
-            for param in group["params"]:
-                if state := cast("dict[str, Tensor]", self.state.get(param, {})):
-                    hyper = Hyper(**numbers, step=state["step"].item())
-                    state["parked"] = param.clone()
-                    working = state.get("master", cast("Tensor", param))
-                    param.copy_(views[0](working, state, hyper))
+        self._learn()
+        show(self.param_groups, self._rules, self.state)
 
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
@@ -341,13 +319,7 @@ class Optimizer(torch.optim.Optimizer):
         if not mode:
             self.eval()
             return
-        for group in self.param_groups:
-            if group["evaluating"]:
-                group["evaluating"] = False
-                for param in group["params"]:
-                    parked = self.state.get(param, {}).pop("parked", None)
-                    if parked is not None:
-                        param.copy_(parked)
+        put_back(self.param_groups, self.state)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -359,6 +331,14 @@ class Optimizer(torch.optim.Optimizer):
             self.train()
 
     # -- saving ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, of tensors and plain numbers; scalars on a device are read from there."""
+        self._learn()
+        saved = super().state_dict()
+        for group, rule in zip(saved["param_groups"], self._rules, strict=True):
+            group.update({name: float(group[name]) for name in rule.scalars})
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a state dict of the same rules over the same parameters.
@@ -383,17 +363,18 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             self.plan.follow(index, followed[index])
             self._kernels[index] = make_kernel(self._rules[index], group["mode"])
-        self._held = []
+        self._roster.forget()
         for index, param, saved in plan.state:
             state = self._state_of(param, index)
             state.pop("parked", None)
             for key, value in saved.items():
-                device = state["step"].device if key == "step" else param.device
+                device = "cpu" if key == "step" else param.device
                 state[key] = value.detach().to(device, copy=True)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: torch's three, and ours."""
-        ours = ("options", "last_step", "_rules", "plan", "_kernels", "_mode", "_held")
+        self._learn()
+        ours = ("options", "last_step", "_rules", "plan", "_kernels", "_mode", "_roster")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in ours}}

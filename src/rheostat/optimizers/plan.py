@@ -23,6 +23,7 @@ from rheostat.optimizers.scheduled import (
     check_owners,
     has_schedule,
     log_key,
+    schedules_in,
 )
 from rheostat.schedules.changes import cooldown_from, extend, rescale_from
 from rheostat.schedules.restarts import triggered
@@ -48,14 +49,20 @@ class Plan:
     """The schedules of an optimizer, one mapping from hyperparameter to schedule a group.
 
     `opt.plan` is it. The counts that they follow live in the param groups, and are saved with them.
+    `learn` makes sure of the count of updates, which may have been taken on trust; see `recount`.
     """
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], rules: Sequence[Transform], members: Members
+        self,
+        groups: Sequence[dict[str, Any]],
+        rules: Sequence[Transform],
+        members: Members,
+        learn: Callable[[], None],
     ) -> None:
         self._groups = groups
         self._rules = rules
         self._members = members
+        self._learn = learn
         self._made: list[dict[str, Any]] = []
         self._changed: set[tuple[int, str]] = set()
         self.schedules: list[dict[str, Any]] = []
@@ -101,6 +108,27 @@ class Plan:
             found += move(index, group, rule, schedules, self._members, counts)
             self._refresh(index, group)
         return tuple(found)
+
+    def updates_to_restart(self) -> float:
+        """How many updates from now the next restart is that updates reach; inf where none is."""
+        return min(
+            (
+                schedule.next_restart(group["updates"]) - group["updates"]
+                for group, schedules in zip(self._groups, self.schedules, strict=True)
+                for value in schedules.values()
+                for schedule in schedules_in(value)
+                if schedule.unit == "updates"
+            ),
+            default=math.inf,
+        )
+
+    def recount(self, updates: int) -> None:
+        """Correct the count of applied updates, which an accelerator knows better."""
+        for index, group in enumerate(self._groups):
+            if group["updates"] != updates:
+                check_owners(index, group, self.schedules[index])
+                group["updates"] = updates
+                self._refresh(index, group)
 
     def _refresh(self, index: int, group: dict[str, Any]) -> None:
         for key, value in self.schedules[index].items():
@@ -148,6 +176,7 @@ class Plan:
         Groups that share a schedule go on sharing one. Raises InputError where nothing is
         scheduled, and what `new` raises; nothing is changed then.
         """
+        self._learn()
         self.check_ready()
         found: list[Replanned] = []
         made: dict[tuple[int, int], Schedule] = {}
@@ -184,6 +213,7 @@ class Plan:
             raise InputError(f"restart: state={state!r}; {nearest(state, get_args(StateAction))}")
         if not 0 <= factor <= 1:
             raise InputError(f"restart: factor={factor!r}: should be between 0 and 1")
+        self._learn()
         owners = self._owners(hyperparameter)
         for index, old, at in owners:
             log = self._groups[index][log_key(hyperparameter)]

@@ -11,7 +11,8 @@ from rheostat.core.hyper import Betas, Fraction, NonNegative, Positive
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
 from rheostat.transforms.decay import add_decayed_weights
-from rheostat.transforms.distance import Growth, estimate, inner, l1, relative_step
+from rheostat.transforms.distance import Growth, estimate, inner, l1, ratio, relative_step
+from rheostat.transforms.numbers import chosen, larger, smaller
 
 
 @register("optimizer", "prodigy")
@@ -93,15 +94,14 @@ def prodigy(
             "denominator": l1(weighed(u, state, hyper, hyper.d)),
         }
 
-    def settle(sums: Mapping[str, Tensor], hyper: Hyper) -> Mapping[str, float]:
-        numerator = third(hyper) * hyper.d_numerator + float(sums["numerator"])
-        denominator = float(sums["denominator"])
+    def settle(sums: Mapping[str, Any], hyper: Hyper) -> Mapping[str, Any]:
+        numerator = third(hyper) * hyper.d_numerator + sums["numerator"]
         d = hyper.d
-        found = hyper.d_coef * numerator / denominator if denominator else d
-        largest = max(hyper.d_max, found)
+        found = ratio(hyper.d_coef * numerator, sums["denominator"], d)
+        largest = larger(hyper.d_max, found)
         # The first jump from d0 is free: growth is limited from where it lands.
-        reached = max(d, found) if d == d0 else d
-        grown = largest if growth_rate is None else min(largest, reached * growth_rate)
+        reached = chosen(d == d0, larger(d, found), d)
+        grown = largest if growth_rate is None else smaller(largest, reached * growth_rate)
         return {"d": grown, "d_before": d, "d_max": largest, "d_numerator": numerator}
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

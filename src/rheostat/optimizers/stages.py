@@ -6,7 +6,9 @@ held; only a piece that measures waits until every parameter has come as far as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Evaluate, Transform, square
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
+from rheostat.optimizers.numbers import Number
 
 
 def run(items: Sequence[Item], evaluate: Evaluate | None, squares: Tensor | None) -> None:
@@ -65,6 +68,7 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
 
 def _advance(item: Item) -> bool:
     """Run the item's pieces and move its parameter; False where one must measure first."""
+    ok = item.ok
     while item.position < len(item.pieces):
         if item.waits:
             return False
@@ -72,19 +76,42 @@ def _advance(item: Item) -> bool:
             item.hyper.measured = item.measured
             item.measured = None
         piece = item.pieces[item.position]
-        item.update = piece.update(item.update, item.state, item.param, item.hyper)
+        if ok is None:
+            item.update = piece.update(item.update, item.state, item.param, item.hyper)
+        else:
+            with _in_doubt(ok, piece, item.state):
+                item.update = piece.update(item.update, item.state, item.param, item.hyper)
         item.position += 1
-    move(item.param, item.update)
+    if ok is None:
+        move(item.param, item.update)
+    else:
+        item.param.sub_(torch.where(ok, item.update, 0))
     _afterwards(item)
     return True
 
 
 def _afterwards(item: Item) -> None:
+    ok = item.ok
     for piece in item.pieces:
-        if piece.after is not None:
+        if piece.after is None:
+            continue
+        if ok is None:
             result = piece.after(item.param, item.state, item.hyper)
-            if result is not item.param:
-                item.param.copy_(result)
+        else:
+            with _in_doubt(ok, piece, item.state):
+                result = piece.after(item.param, item.state, item.hyper)
+            result = torch.where(ok, result, item.param)
+        if result is not item.param:
+            item.param.copy_(result)
+
+
+@contextmanager
+def _in_doubt(ok: Tensor, piece: Transform, state: Mapping[str, Tensor]) -> Generator[None]:
+    """The buffers that a piece writes in here are as they were, if the step turns out not to be."""
+    kept = {name: state[name].clone() for name in piece.buffers}
+    yield
+    for name, before in kept.items():
+        torch.where(ok, state[name], before, out=state[name])
 
 
 def move(param: Tensor, update: Tensor) -> None:
@@ -107,19 +134,31 @@ def _measure(piece: Transform, items: Sequence[Item]) -> None:
 
 
 def _settle(piece: Transform, items: Sequence[Item], sums: Mapping[str, Tensor]) -> None:
-    scalars: Mapping[str, float] = piece.settle(sums, items[0].hyper) if piece.settle else {}
+    scalars: Mapping[str, Any] = {}
+    if piece.settle is not None:
+        hyper = items[0].hyper
+        scalars = piece.settle({name: items[0].number(sum_) for name, sum_ in sums.items()}, hyper)
     for item in items:
         item.measured = sums
-        if scalars:
-            store(item, scalars)
+    if scalars:
+        store(items, scalars)
 
 
-def store(item: Item, scalars: Mapping[str, float]) -> None:
-    """Give new values of the rule's scalars to the pieces that follow, and to the group."""
-    for name, value in scalars.items():
-        setattr(item.hyper, name, value)
-        item.numbers[name] = value
-        item.group[name] = value
+def store(items: Sequence[Item], scalars: Mapping[str, Any]) -> None:
+    """Give new values of the rule's scalars to all that follows, and to the groups."""
+    for item in items:
+        for name, value in scalars.items():
+            setattr(item.hyper, name, value)
+    for item in {id(item.group): item for item in items}.values():
+        item.numbers.update(scalars)
+        for name, value in scalars.items():
+            if isinstance(value, Number):
+                kept = item.group[name]
+                kept.copy_(
+                    value.tensor if item.ok is None else torch.where(item.ok, value.tensor, kept)
+                )
+            else:
+                item.group[name] = value
 
 
 def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None) -> None:
@@ -168,7 +207,7 @@ def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate) -> None
     )
     for item, update in zip(items, updates, strict=True):
         item.update = update
-        store(item, scalars)
+    store(items, scalars)
 
 
 def _probe(

@@ -48,6 +48,7 @@ class SchedulerView(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The count of applied updates, to be compared when it is loaded."""
+        self.optimizer.refresh()  # an accelerator may know of fewer
         return {"last_epoch": int(self._groups()[0]["updates"])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from rheostat.core.transform import Hyper, Transform
+from rheostat.optimizers.numbers import vector_of
 from rheostat.optimizers.scheduled import START, at_counts
 
 MOST_SCALARS = 64
@@ -169,8 +170,7 @@ class Traced:
     def numbers(self, known: Numbers, sums: Mapping[str, Tensor]) -> Tensor:
         """The inputs that the graph has beside tensors, one vector in float64: from the
         hyperparameters and the step, and the sums by name."""
-        values = [scalar.value(known) for scalar in self._scalars]
-        slots = torch.tensor(values, dtype=torch.float64)
+        slots = vector_of([scalar.value(known) for scalar in self._scalars])
         return self._prologue(slots, *(sums[name].double() for name in self.measured))
 
     @functools.cached_property
@@ -187,6 +187,27 @@ class Traced:
             node.target, rest = _ROW_BY_ROW[node.target]
             node.args = (node.args[0], *rest)
         return fx.GraphModule(self.graph, graph)
+
+
+@functools.cache
+def guarded(graph: fx.GraphModule, tensors: int) -> fx.GraphModule:
+    """The graph with one more input, a bool: where it is False, the first `tensors` inputs but the
+    second (the update) keep their values. Compiled, the choice is made as they are written."""
+    whole = fx.Graph()
+    given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    inputs = [whole.placeholder(f"input_{i}") for i in range(len(given))]
+    ok = whole.placeholder("ok")
+    kept = [i for i in range(tensors) if i != 1]
+    moved = {given[i]: node for i, node in enumerate(inputs)}
+    for i in kept:
+        moved[given[i]] = whole.call_function(torch.ops.aten.clone.default, (inputs[i],))
+    copies = [moved[given[i]] for i in kept]
+    whole.graph_copy(graph.graph, moved)
+    for i, copy in zip(kept, copies, strict=True):
+        chosen = whole.call_function(torch.ops.aten.where.self, (ok, copy, inputs[i]))
+        whole.call_function(torch.ops.aten.copy_.default, (inputs[i], chosen))
+    whole.output(None)
+    return fx.GraphModule(graph, whole)
 
 
 def _reduces(node: fx.Node) -> bool:

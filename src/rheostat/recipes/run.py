@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError, MachineError
 from rheostat.core.schedule import StateAction
-from rheostat.optimizers.loop import StepResult
 from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
+from rheostat.optimizers.results import StepResult
 from rheostat.recipes.bundle import Bundle, Progress, noted
 from rheostat.recipes.saving import Saver
 from rheostat.record.run import RunWriter

@@ -6,11 +6,14 @@ parameter's own updates: a step in which it has no gradient is none.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from rheostat.core.hyper import Count, Fraction, UnitInterval
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform, identity
+from rheostat.transforms.numbers import chosen, larger
 
 
 @register("transform", "ema_weights")
@@ -59,9 +62,13 @@ def swa_weights(start: Count, every: Count = 1) -> Transform:
 
     def after(param: Tensor, state: State, hyper: Hyper) -> Tensor:
         since = hyper.step - start
-        if since >= 0 and since % every == 0:
-            mean = state["swa_weights"]
-            mean.lerp_(param.to(mean.dtype), 1 / (since // every + 1))
+        due: Any = (since % every == 0) * (since >= 0)
+        if isinstance(due, int) and not due:
+            return param
+        # The first share is 1; before it, where a device does not branch, nothing is taken.
+        share = due / larger(since // every + 1, 1)
+        mean = state["swa_weights"]
+        mean.lerp_(param.to(mean.dtype), share)
         return param
 
     def view(param: Tensor, state: State, hyper: Hyper) -> Tensor:
@@ -88,10 +95,12 @@ def lookahead(k: Count = 5, lookahead_alpha: UnitInterval = 0.5) -> Transform:
     """
 
     def after(param: Tensor, state: State, hyper: Hyper) -> Tensor:
-        if hyper.step % k:
+        due = hyper.step % k == 0
+        if due is False:
             return param
         slow = state["slow_weights"]
-        return slow.lerp_(param.to(slow.dtype), hyper.lookahead_alpha)
+        slow.lerp_(param.to(slow.dtype), due * hyper.lookahead_alpha)
+        return chosen(due, slow, param)
 
     return Transform(
         identity,

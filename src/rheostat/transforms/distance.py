@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Hyper
+from rheostat.transforms.numbers import chosen
 
 Growth = Annotated[float, at.Ge(1)]
 """The largest factor by which an estimate may grow in one step."""
@@ -35,6 +36,12 @@ def relative_step(hyper: Hyper, d: Any, bias_correction: bool) -> Any:
         return d * hyper.lr
     b1, b2 = hyper.betas
     return d * hyper.lr * (1 - b2**hyper.step) ** 0.5 / (1 - b1**hyper.step)
+
+
+def ratio(numerator: Any, denominator: Any, otherwise: Any) -> Any:
+    """numerator / denominator; `otherwise` where the denominator is 0."""
+    none = denominator == 0
+    return chosen(none, otherwise, numerator / (denominator + none))
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

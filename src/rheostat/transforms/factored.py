@@ -13,6 +13,7 @@ from rheostat.core.hyper import Count, Fraction, NonNegative, Positive, Steps, U
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform
 from rheostat.transforms.norms import norm
+from rheostat.transforms.numbers import larger, smaller
 
 MomentumType: TypeAlias = Literal["bfloat16", "float16", "float32"]
 NonPositive: TypeAlias = Annotated[float, at.Le(0)]
@@ -65,7 +66,7 @@ def step_by_adafactor(
         floor = torch.finfo(param.dtype).eps if eps[0] is None else eps[0]
         square = estimate(u, state, hyper.step**hyper.beta2_decay, floor)
         direction = square.clamp_(min=floor * floor).rsqrt_().mul_(u)
-        size = min(hyper.lr, hyper.step**-0.5) * _rms(param).clamp(min=eps[1])
+        size = smaller(hyper.lr, hyper.step**-0.5) * _rms(param).clamp(min=eps[1])
         size = size / (_rms(direction) / hyper.d).clamp(min=1.0)
         return direction.mul_(size) + hyper.lr * hyper.weight_decay * param
 
@@ -128,8 +129,8 @@ def scale_by_factored_rms(
         return (0,) if factored else tuple(param.shape)
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
-        count = max(hyper.step - decay_offset, 1)
-        new = 1 - min(hyper.beta2_cap, 1 - count**-hyper.decay_rate)
+        count = larger(hyper.step - decay_offset, 1)
+        new = 1 - smaller(hyper.beta2_cap, 1 - count**-hyper.decay_rate)
         square = u.square() + hyper.eps
         dims = factored_dims(u.shape, min_dim_size_to_factor)
         if dims is None:

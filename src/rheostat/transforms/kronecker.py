@@ -134,6 +134,7 @@ def scale_by_soap(
             },
         },
         hyperparameters={"betas": (b1, b2), "shampoo_beta": shampoo_beta, "eps": eps},
+        host_step=True,
     )
 
 
@@ -236,6 +237,7 @@ def scale_by_shampoo(
             },
         },
         hyperparameters={"betas": (b1, b2), "eps": eps, "matrix_eps": matrix_eps},
+        host_step=True,
     )
 
 
@@ -313,7 +315,11 @@ def scale_by_kron(
         factors = [state[side] for side in _SIDES if state[side].numel()]
         if hyper.step == 1:
             for q in factors:
-                q.copy_(torch.ones_like(q) if q.ndim == 1 else torch.eye(len(q)).to(q))
+                q.copy_(
+                    torch.ones_like(q)
+                    if q.ndim == 1
+                    else torch.eye(len(q), dtype=q.dtype, device=q.device)
+                )
         if hyper.step <= precondition_warmup or hyper.step % precondition_frequency == 0:
             if hyper.step % _BALANCE == 0:
                 _balance(factors)
@@ -330,6 +336,7 @@ def scale_by_kron(
             **{side: Buffer(shape=factor(i)) for i, side in enumerate(_SIDES)},
         },
         hyperparameters={"momentum": momentum, "precond_lr": precond_lr},
+        host_step=True,
     )
 
 

@@ -35,6 +35,7 @@ from rheostat.core.hyper import Count, Fraction, NonNegative
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform
 from rheostat.transforms.norms import norm
+from rheostat.transforms.numbers import larger
 
 Coefficients: TypeAlias = Literal["quintic", "polar_express", "polar_express_wide"]
 Precision: TypeAlias = Literal["bfloat16", "float32"]
@@ -212,7 +213,7 @@ def _first(
     """
     exact = torch.promote_types(gram.dtype, torch.float32)
     tiny = torch.finfo(torch.float32).tiny
-    trace = gram.diagonal().sum(dtype=exact).clamp_(min=max(eps * eps, tiny))
+    trace = gram.diagonal().sum(dtype=exact).clamp_(min=larger(eps * eps, tiny))
     gram.div_(trace)
     square = gram @ gram
     factor = trace.rsqrt()

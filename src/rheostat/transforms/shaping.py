@@ -82,7 +82,7 @@ def add_noise(noise_eta: NonNegative = 0.3, noise_gamma: NonNegative = 0.55) -> 
         deviation = (hyper.noise_eta / hyper.step**hyper.noise_gamma) ** 0.5
         return u + hyper.noise(u) * deviation
 
-    return Transform(update, scope="tensor")
+    return Transform(update, scope="tensor", host_step=True)
 
 
 @register("transform", "limit_update_rms")

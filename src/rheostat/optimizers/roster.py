@@ -1,0 +1,122 @@
+"""Who takes part in a step: the list of all parameters, kept from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rheostat.core.transform import Transform
+from rheostat.optimizers.device import Resident, device_of
+from rheostat.optimizers.items import Held, Options
+from rheostat.optimizers.kernels import Kernel
+
+Groups = Sequence[dict[str, Any]]
+States = Mapping[Tensor, dict[str, Tensor]]
+
+
+class Roster:
+    """The parameters that an optimizer holds, and where their step counts are.
+
+    Args:
+        rules, kernels: of each group; the lists may grow and change.
+        options: how the loop treats every rule.
+        state_of: makes the state of a parameter of a group, if it has none.
+
+    `resident` keeps the numbers that stay on a device; None where the host has them.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Transform],
+        kernels: Sequence[Kernel | None],
+        options: Options,
+        state_of: Callable[[Tensor, int], dict[str, Tensor]],
+    ) -> None:
+        self.resident: Resident | None = None
+        self._rules = rules
+        self._kernels = kernels
+        self._options = options
+        self._state_of = state_of
+        self._held: list[Held] = []
+
+    def forget(self) -> None:
+        """Make everything anew at the next step: state was loaded."""
+        self._held, self.resident = [], None
+
+    def recount(self) -> None:
+        """Look at all step counts again at the next step: a restart may have changed them."""
+        self._held = []
+
+    def taking_part(self, groups: Groups, states: States) -> list[Held]:
+        """The parameters that have a gradient."""
+        known = self.all(groups, states)
+        held = [one for one in known if one.param.grad is not None]
+        if not all(one.state for one in held):  # frozen until now
+            self._hold_all(groups, states)
+            return self.taking_part(groups, states)
+        if self.resident is not None:
+            self.resident.part(known, held)
+        return held
+
+    def all(self, groups: Groups, states: States) -> list[Held]:
+        """All parameters; made again where a framework has exchanged parameters or state."""
+        params = [param for group in groups for param in group["params"]]
+        known = self._held
+        if not (
+            len(known) == len(params)
+            and all(one.param is param for one, param in zip(known, params, strict=True))
+            and all(states.get(one.param, one.state) is one.state for one in known)
+        ):
+            self._hold_all(groups, states)
+        return self._held
+
+    def _hold_all(self, groups: Groups, states: States) -> None:
+        before = {id(one.state): one for one in self._held if one.state}
+        device = device_of(groups, self._rules, self._options)
+        if device != (self.resident and self.resident.device):
+            before = {}
+            updates = int(groups[0]["updates"]) if self.resident is None else self.resident.count()
+            like = next(param for group in groups for param in group["params"])
+            self.resident = None if device is None else Resident(like, updates)
+        self._held = [
+            self._hold(index, name, param, states)
+            for index, group in enumerate(groups)
+            for name, param in zip(group["param_names"], group["params"], strict=True)
+        ]
+        self._place(before)
+
+    def _hold(self, index: int, name: str, param: Tensor, states: States) -> Held:
+        wanted = param.grad is not None or param in states
+        state = self._state_of(param, index) if wanted else {}
+        plain = self._options.plain(param)
+        kernel = self._kernels[index]
+        suits = plain and bool(state) and kernel is not None and kernel.suits(param, state)
+        return Held(index, name, param, state, plain, kernel if suits else None)
+
+    def _place(self, before: Mapping[int, Held]) -> None:
+        """Put step counts where they are kept, and parameters with the same count into one line.
+
+        `before` has those that were held until now, by the identity of their state; the counts of
+        others are read, for which a device must be waited for if they are there.
+        """
+        lines: dict[int, int] = {}
+        for one in self._held:
+            if not one.state:
+                continue
+            step, old = one.state["step"], before.get(id(one.state))
+            if self.resident is None:
+                one.state["step"] = step.cpu()
+            elif old is not None:
+                one.line, one.fresh = old.line, old.fresh
+            else:
+                count = int(step.item())
+                if count not in lines:
+                    lines[count] = self.resident.line()
+                one.line, one.fresh = lines[count], count == 0
+                one.state["step"] = self.resident.count_from(count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy.deepcopy`: a copied optimizer makes its own list."""
+        return {**self.__dict__, "resident": None, "_held": []}
