@@ -16,6 +16,8 @@ from rheostat.core.errors import InputError, RheostatError
 from rheostat.core.transform import Hyper, State
 from rheostat.optimizers.loop import Optimizer
 
+pytestmark = pytest.mark.usefixtures("whoever_counts")
+
 
 def _param(*values: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values))
@@ -299,38 +301,39 @@ def test_a_measure_is_summed_over_parameters_in_the_order_of_their_names() -> No
     assert (b.item(), a.item()) == pytest.approx((9.75, 19.25))
 
 
+@rs.register("optimizer", "test_one_piece")
+def one_piece(
+    lr: rs.core.hyper.NonNegative = 0.1, beta: rs.core.hyper.Fraction = 0.5
+) -> rs.Transform:
+    """Signs of a running mean."""
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return state["mean"].lerp_(u, 1 - hyper.beta).sign()
+
+    return rs.Transform(update, buffers={"mean": rs.Buffer()})
+
+
+@rs.register("optimizer", "test_unscaled_chain")
+def unscaled(
+    lr: rs.core.hyper.NonNegative = 0.1, b: rs.core.hyper.NonNegative = 0.0
+) -> rs.Transform:
+    """A chain without a step size."""
+    return rs.chain(rs.transforms.add_decayed_weights(b))
+
+
 def test_a_rule_in_one_piece_declares_its_hyperparameters_by_its_signature() -> None:
-    @rs.register("optimizer", "test_one_piece")
-    def one_piece(
-        lr: rs.core.hyper.NonNegative = 0.1, beta: rs.core.hyper.Fraction = 0.5
-    ) -> rs.Transform:
-        """Signs of a running mean."""
-
-        def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
-            return state["mean"].lerp_(u, 1 - hyper.beta).sign()
-
-        return rs.Transform(update, buffers={"mean": rs.Buffer()})
-
     param = _param(1.0)
     optimizer = rs.optimizer("test_one_piece", [param], lr=0.25)
     assert {k: optimizer.param_groups[0][k] for k in ("lr", "beta")} == {"lr": 0.25, "beta": 0.5}
     _step(optimizer, param, 5.0)
     assert param.item() == 0.75
-    del one_piece
 
 
 def test_an_unscaled_chain_keeps_the_lr_of_its_signature() -> None:
-    @rs.register("optimizer", "test_unscaled_chain")
-    def unscaled(
-        lr: rs.core.hyper.NonNegative = 0.1, b: rs.core.hyper.NonNegative = 0.0
-    ) -> rs.Transform:
-        return rs.chain(rs.transforms.add_decayed_weights(b))
-
     param = _param(1.0)
     optimizer = rs.optimizer("test_unscaled_chain", [param], lr=0.25)
     _step(optimizer, param, 2.0)
     assert param.item() == 0.5
-    del unscaled
 
 
 def test_scalars_are_of_the_whole_optimizer() -> None:

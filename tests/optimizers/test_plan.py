@@ -16,6 +16,8 @@ from rheostat.core.errors import InputError
 
 S = rs.schedules
 
+pytestmark = pytest.mark.usefixtures("whoever_counts")
+
 
 def _made(rule: str = "adamw", **arguments: Any) -> tuple[nn.Parameter, Any]:
     param = nn.Parameter(torch.linspace(-1, 1, 6))
@@ -68,6 +70,7 @@ def test_a_skipped_step_consumes_but_does_not_update() -> None:
     opt.step()
     opt.consumed(tokens=1)
     group = opt.param_groups[0]
+    assert not opt.last_step.applied
     assert (group["lr"], group["weight_decay"]) == (S.linear(1.0, steps=10)(1), 1.0)
 
 

@@ -122,14 +122,14 @@ class Resident:
         # As a list: the overload for one tensor asks the host for it.
         torch._foreach_add_([one.state["step"] for one in held], [up] * len(held))  # pyright: ignore
         frame = Frame(ok)
-        if _capturing(self.device):
-            self._captured = frame
         frame.numbers += self._numbers(groups, rules, plan, frame)
         for one in held:
             if one.line not in frame.counts:
                 frame.counts[one.line] = frame.number(one.state["step"])
         self._applied.add_(1.0 if ok is None else ok)
         self._known += ok is None
+        if _capturing(self.device):
+            self._captured = frame
         return frame
 
     def _numbers(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 from torch import Tensor
@@ -285,7 +285,8 @@ class Plan:
 
 def _begun_again(made: Schedule, log: tuple[int, ...]) -> Schedule:
     own = made.at_restart
-    return triggered(made, log, state=own.action, state_factor=own.factor)
+    again = triggered(made, log, state=own.action, state_factor=own.factor)
+    return replace(again, base=made.base)
 
 
 def _written(schedules: Mapping[str, Any]) -> str:
