@@ -15,6 +15,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers.compiled import SMALL, CompiledKernel, compiler_at_hand
 from rheostat.optimizers.fused import FusedKernel
+from rheostat.optimizers.native import NativeKernel
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -75,4 +76,6 @@ def make_kernel(rule: Transform, mode: Mode) -> Kernel | None:
     """The kernel of a chosen mode; None runs the rule piece by piece."""
     if mode == "fused":
         return FusedKernel(rule)
-    return CompiledKernel(rule) if mode == "compiled" else None
+    if mode != "compiled":
+        return None
+    return NativeKernel(rule) if NativeKernel.can_run(rule) else CompiledKernel(rule)
