@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from rheostat.core.transform import Transform
-from rheostat.optimizers.cpp import UnsupportedError, source
+from rheostat.optimizers.assignments import UnsupportedError
+from rheostat.optimizers.cpp import source
 from rheostat.optimizers.tracing import Traced, traced
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _FLAGS = (
-    "-std=c++17 -O3 -march=native -fopenmp -shared -fPIC "
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     # What lets square roots and choices be vectorized, and keeps every rounding torch's.
-    "-fno-math-errno -fno-trapping-math -ffp-contract=off"
-).split()
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+)
 
 Run = Callable[[int, int, int, int, int], None]
 
@@ -146,7 +147,7 @@ def _library(text: str) -> Mapping[torch.dtype, Run] | None:
     """The functions of a source, compiled if the cache has them not; None (said once) where that
     fails."""
     try:
-        loaded = ctypes.CDLL(str(_built(text)))
+        loaded = _loaded(text)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
         _warn_once(str(said).strip().partition("\n")[0])
@@ -160,6 +161,16 @@ def _library(text: str) -> Mapping[torch.dtype, Run] | None:
     return found
 
 
+def _loaded(text: str) -> ctypes.CDLL:
+    """The library; one that cannot be read is made anew, once."""
+    path = _built(text)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_built(text)))
+
+
 def _built(text: str) -> Path:
     """The shared library of a source, in the user's cache."""
     command = _command()
@@ -169,7 +180,7 @@ def _built(text: str) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             code, made = Path(folder, "rule.cpp"), Path(folder, "rule.so")
             code.write_text(text)
-            subprocess.run(  # noqa: S603  (the compiler that the person named, or g++)
+            subprocess.run(
                 [*command, str(code), "-o", str(made), *_libraries()],
                 check=True,
                 capture_output=True,
@@ -198,7 +209,7 @@ def _libraries() -> list[str]:
 @functools.cache
 def _machine() -> str:
     """What a compiled library depends on besides its source: the compiler and the processor."""
-    version = subprocess.run(  # noqa: S603  (as above)
+    version = subprocess.run(
         [_command()[0], "--version"], check=True, capture_output=True, text=True, timeout=30
     ).stdout
     try:
@@ -221,4 +232,6 @@ def _cache() -> Path:
 
 @functools.cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f"no compiled kernels ({reason}); rules run eagerly, several times slower", stacklevel=2)
+    warnings.warn(
+        f"no compiled kernels ({reason}); rules run eagerly, several times slower", stacklevel=2
+    )
