@@ -16,6 +16,7 @@ from rheostat.core.transform import Transform
 from rheostat.optimizers.compiled import SMALL, CompiledKernel, compiler_at_hand
 from rheostat.optimizers.device import DEVICE_TYPES
 from rheostat.optimizers.fused import FusedKernel
+from rheostat.optimizers.native import NativeKernel
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -81,4 +82,6 @@ def make_kernel(rule: Transform, mode: Mode) -> Kernel | None:
     """The kernel of a chosen mode; None runs the rule piece by piece."""
     if mode == "fused":
         return FusedKernel(rule)
-    return CompiledKernel(rule) if mode == "compiled" else None
+    if mode != "compiled":
+        return None
+    return NativeKernel(rule) if NativeKernel.can_run(rule) else CompiledKernel(rule)

@@ -1,0 +1,248 @@
+"""A traced rule as single assignments, cut into passes over the elements of a parameter.
+
+The graph is walked once, in its order: what a rule writes in place becomes a new value of the
+buffer. Sums over a parameter cut the work into passes: each reads the elements once and takes the
+sums that it can, and the next one uses them. A buffer is written as soon as its last value is
+known, if no later pass needs the one before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import fx
+
+_TRUTH: Mapping[str, str] = {
+    "gt": "{0} > {1}",
+    "ge": "{0} >= {1}",
+    "lt": "{0} < {1}",
+    "le": "{0} <= {1}",
+    "eq": "{0} == {1}",
+    "ne": "{0} != {1}",
+    "bitwise_and": "{0} & {1}",
+    "bitwise_or": "{0} | {1}",
+}
+# A NaN is smaller than nothing, and stays.
+_AT_LEAST = "({0} < {1} ? {1} : {0})"
+_AT_MOST = "({1} < {0} ? {1} : {0})"
+_CODE: Mapping[str, str] = {
+    **_TRUTH,
+    "add": "{0} + {1}",
+    "sub": "{0} - {1}",
+    "rsub": "{1} - {0}",
+    "mul": "{0} * {1}",
+    "div": "{0} / {1}",
+    "maximum": _AT_LEAST,
+    "minimum": _AT_MOST,
+    "neg": "-{0}",
+    "sqrt": "root({0})",
+    "rsqrt": "T(1) / root({0})",
+    "reciprocal": "T(1) / {0}",
+    "abs": "size({0})",
+    "sign": "T({0} > 0) - T({0} < 0)",
+    "exp": "power_of_e({0})",
+    "log": "natural_log({0})",
+    "where": "({0} ? {1} : {2})",
+    "scalar_tensor": "T({0})",
+}
+
+
+class UnsupportedError(Exception):
+    """The graph does what cannot be written here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One assignment: of an element ("wide"), or of a number of the whole parameter.
+
+    `code` has a {} for each input; None loads the tensor at `place`. `level` is the first pass in
+    which the value can be known; for a sum (`place` counts them) that of what it adds, plus one.
+    """
+
+    wide: bool
+    level: int
+    code: str | None
+    inputs: tuple[Any, ...] = ()
+    place: int = 0
+    kind: str = "T"
+    summed: bool = False
+
+
+@dataclass(frozen=True)
+class Store:
+    """The last value of a tensor that the rule writes."""
+
+    place: int
+    value: Value
+
+
+class Assignments:
+    """What a graph of `Traced` computes.
+
+    `wide` says for the parameter, the gradient and each buffer whether it is shaped like the
+    parameter. Raises UnsupportedError.
+    """
+
+    def __init__(self, graph: fx.GraphModule, wide: Sequence[bool]) -> None:
+        self.wide = wide
+        self.values: list[Value] = []
+        self.sums: list[Value] = []
+        # A cell holds the present value; whoever writes in place gives it another.
+        self._cells: dict[fx.Node, list[Value]] = {}
+        nodes = list(graph.graph.nodes)
+        tensors = [node for node in nodes if node.op == "placeholder"][: len(wide)]
+        loads = [self._new(Value(wide[i], 0, None, place=i)) for i in range(len(wide))]
+        for node, load in zip(tensors, loads, strict=True):
+            self._cells[node] = [load]
+        for node in nodes:
+            if node.op == "call_function":
+                self._call(node)
+        self.stores = [
+            Store(place, self._cells[node][0])
+            for place, node in enumerate(tensors)
+            if self._cells[node][0] is not loads[place]
+        ]
+        if any(store.place == 1 for store in self.stores):
+            raise UnsupportedError("a rule that writes to its gradient")
+        self.passes = 1 + max(store.value.level for store in self.stores)
+        self._when = self._times()
+
+    # -- reading the graph ----------------------------------------------------------------------
+
+    def _new(self, value: Value) -> Value:
+        self.values.append(value)
+        return value
+
+    def _call(self, node: fx.Node) -> None:
+        called = cast("Any", node.target).__name__.partition(".")[0]
+        name = called.removesuffix("_")
+        if name == "select":
+            self._cells[node] = [self._apply("vector[{0}]", node.args[2:3])]
+            return
+        args = [self._cells[a][0] if isinstance(a, fx.Node) else a for a in node.args]
+        options = {
+            k: self._cells[v][0] if isinstance(v, fx.Node) else v for k, v in node.kwargs.items()
+        }
+        value = self._computed(name, args, options)
+        if name == called:
+            self._cells[node] = [value]
+            return
+        cell = self._cells[node] = self._cells[cast("fx.Node", node.args[0])]
+        spread = cell[0].wide and not value.wide
+        cell[0] = self._new(Value(True, value.level, "{0}", (value,))) if spread else value
+
+    def _computed(self, name: str, args: list[Any], options: Mapping[str, Any]) -> Value:
+        match name:
+            case "sum" | "mean":
+                return self._sum(name, args)
+            case "copy":
+                return self._apply("T({0})", args[1:2])
+            case "clone":
+                return args[0]
+            case "zeros":
+                return self._apply("T(0)", [])
+            case "pow":
+                return self._power(*args)
+            case "clamp":
+                low, high = [*args[1:], None, None][:2]
+                low, high = options.get("min", low), options.get("max", high)
+                value = args[0] if low is None else self._apply(_AT_LEAST, [args[0], low])
+                return value if high is None else self._apply(_AT_MOST, [value, high])
+            case "addcmul" | "addcdiv":
+                product = self._apply(_CODE["mul" if name == "addcmul" else "div"], args[1:3])
+                share = self._apply("T({0}) * {1}", [options.get("value", 1), product])
+                return self._apply(_CODE["add"], [args[0], share])
+            case _ if name in _CODE:
+                if options.get("alpha", 1) != 1:
+                    args[1] = self._apply("T({0}) * {1}", [options["alpha"], args[1]])
+                return self._apply(_CODE[name], args, "bool" if name in _TRUTH else "T")
+            case _:
+                raise UnsupportedError(name)
+
+    def _apply(self, code: str, inputs: Sequence[Any], kind: str = "T") -> Value:
+        known = [one for one in inputs if isinstance(one, Value)]
+        for one in inputs:
+            finite = isinstance(one, int | float) and math.isfinite(one)
+            if not isinstance(one, Value) and not finite:
+                raise UnsupportedError(f"an argument {one!r}")
+        wide = any(one.wide for one in known)
+        level = max((one.level for one in known), default=0)
+        return self._new(Value(wide, level, code, tuple(inputs), kind=kind))
+
+    def _sum(self, name: str, args: list[Any]) -> Value:
+        if len(args) > 1 or not args[0].wide:
+            raise UnsupportedError("a sum over a part")
+        place = len(self.sums)
+        total = Value(False, args[0].level + 1, None, (args[0],), place, summed=True)
+        self.sums.append(self._new(total))
+        return self._apply("{0} / T(n)", [total]) if name == "mean" else total
+
+    def _power(self, base: Any, exponent: Any) -> Value:
+        if exponent == 2:
+            return self._apply("{0} * {0}", [base])
+        if exponent == 0.5:
+            return self._apply(_CODE["sqrt"], [base])
+        if any(isinstance(one, Value) and one.wide for one in (base, exponent)):
+            raise UnsupportedError(f"a power of {exponent}")
+        return self._apply("T(pow({0}, {1}))", [base, exponent])  # once a parameter
+
+    # -- passes ---------------------------------------------------------------------------------
+
+    def sums_of(self, number: int) -> list[Value]:
+        """The sums that a pass takes."""
+        return [total for total in self.sums if total.level == number + 1]
+
+    def writes_of(self, number: int) -> list[Store]:
+        """The wide tensors that a pass writes."""
+        return [s for s in self.stores if s.value.wide and self._when[s.place] == number]
+
+    def needed(self, number: int) -> list[tuple[Value, int | None]]:
+        """The wide values of a pass, in order, each with the place of the tensor that holds it, and
+        None where it must be computed."""
+        return self._needed(number, self._when)
+
+    def _times(self) -> dict[int, int]:
+        """Place of a wide tensor that is written -> the pass that writes it."""
+        when = {s.place: s.value.level for s in self.stores if s.value.wide}
+        while True:
+            # Where a later pass still needs the value that was there, the last one writes.
+            clash = next(
+                (
+                    value.place
+                    for number in range(self.passes)
+                    for value, _ in self._needed(number, when)
+                    if value.code is None and when.get(value.place, number) < number
+                ),
+                None,
+            )
+            if clash is None:
+                return when
+            when[clash] = self.passes - 1
+
+    def _needed(self, number: int, when: Mapping[int, int]) -> list[tuple[Value, int | None]]:
+        written = {id(s.value): s.place for s in self.stores if when.get(s.place, number) < number}
+        found: set[int] = set()
+
+        def visit(value: Any) -> None:
+            if isinstance(value, Value) and value.wide and id(value) not in found:
+                found.add(id(value))
+                for one in () if id(value) in written else value.inputs:
+                    visit(one)
+
+        for root in self._roots(number, when):
+            visit(root)
+        return [
+            (value, written.get(id(value), value.place if value.code is None else None))
+            for value in self.values
+            if id(value) in found
+        ]
+
+    def _roots(self, number: int, when: Mapping[int, int]) -> Iterator[Value]:
+        for total in self.sums_of(number):
+            yield total.inputs[0]
+        for store in self.stores:
+            if store.value.wide and when[store.place] == number:
+                yield store.value

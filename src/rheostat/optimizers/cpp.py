@@ -1,0 +1,194 @@
+"""A traced rule as the source of one C++ function over many tensors.
+
+Every operation is rounded by itself, as in torch, so that a rule has the bits of its eager run
+wherever the traced formula is the same. Sums are taken in double precision, in shares that are
+added in one order, so that the bits do not depend on the threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+
+from rheostat.optimizers.assignments import Assignments, Value
+
+_HEAD = """\
+#include <cstdint>
+#include <cstdlib>
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define MANY __attribute__((simd("notinbranch")))
+#else
+#define MANY
+#endif
+extern "C" {
+MANY float expf(float);
+MANY float logf(float);
+MANY double exp(double);
+MANY double log(double);
+double pow(double, double);
+}
+static inline float root(float x) { return __builtin_sqrtf(x); }
+static inline double root(double x) { return __builtin_sqrt(x); }
+static inline float size(float x) { return __builtin_fabsf(x); }
+static inline double size(double x) { return __builtin_fabs(x); }
+static inline float power_of_e(float x) { return expf(x); }
+static inline double power_of_e(double x) { return exp(x); }
+static inline float natural_log(float x) { return logf(x); }
+static inline double natural_log(double x) { return log(x); }
+// Elements between two prefetches, how far ahead they look, and elements of one thread's share.
+constexpr int64_t STRIDE = 256, AHEAD = 1024, SHARE = 16384;
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline void fetch(const void* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char*)p + at);
+}
+"""
+
+_RUN = """\
+extern "C" void run_{0}(
+    int64_t count, const int64_t* lengths, void* const* tensors, const {0}* vector, int threads) {{
+  for (int64_t i = 0; i < count; i++)
+    parameter<{0}>(lengths[i], tensors + i * {1}, vector, threads);
+}}"""
+
+
+def source(graph: fx.GraphModule, wide: Sequence[bool]) -> str:
+    """C++ for a graph of `Traced`, whose inputs are the parameter, the gradient, the buffers
+    (`wide` says for each of these whether it is shaped like the parameter) and the vector.
+
+    It has two functions, `run_float` and `run_double`:
+    ``run(count, lengths, tensors, vector, threads)``, where `tensors` holds the addresses of each
+    parameter's tensors, one parameter behind the other.
+
+    Raises UnsupportedError.
+    """
+    return _Writer(Assignments(graph, wide)).text()
+
+
+class _Writer:
+    def __init__(self, rule: Assignments) -> None:
+        self._rule = rule
+        self._names = {
+            id(value): f"{'w' if value.wide else 'c'}{i}" for i, value in enumerate(rule.values)
+        }
+
+    def text(self) -> str:
+        lines = [_HEAD]
+        for number in range(self._rule.passes):
+            lines += self._pass(number)
+        lines += self._parameter()
+        lines += [_RUN.format(dtype, len(self._rule.wide)) for dtype in ("float", "double")]
+        return "\n".join(lines) + "\n"
+
+    def _name(self, value: Any) -> str:
+        if isinstance(value, Value):
+            return self._names[id(value)]
+        return f"T({value!r})" if isinstance(value, float) else str(value)
+
+    def _assign(self, value: Value, code: str | None = None) -> str:
+        if code is None:
+            assert value.code is not None
+            code = value.code.format(*map(self._name, value.inputs))
+        return f"const {value.kind} {self._name(value)} = {code};"
+
+    # -- one pass -------------------------------------------------------------------------------
+
+    def _places(self, number: int) -> list[int]:
+        """The tensors that a pass reads or writes."""
+        read = {place for _, place in self._rule.needed(number) if place is not None}
+        return sorted(read | {store.place for store in self._rule.writes_of(number)})
+
+    def _numbers(self, number: int) -> list[Value]:
+        """The numbers of the whole parameter that a pass uses."""
+        used = {
+            id(one)
+            for value, place in self._rule.needed(number)
+            if place is None
+            for one in value.inputs
+        }
+        return [v for v in self._rule.values if not v.wide and id(v) in used]
+
+    def _pass(self, number: int) -> list[str]:
+        """The function of a pass, over the elements from `begin` to `end`."""
+        writes, sums = self._rule.writes_of(number), self._rule.sums_of(number)
+        written = {store.place for store in writes}
+        places = self._places(number)
+        given = [
+            *(f"{'' if p in written else 'const '}T* __restrict t{p}" for p in places),
+            *(f"const {value.kind} {self._name(value)}" for value in self._numbers(number)),
+            "int64_t begin, int64_t end, double* sums",
+        ]
+        adds = ", ".join(f"a{total.place}" for total in sums)
+        return [
+            f"template <typename T> static void pass{number}({', '.join(given)}) {{",
+            *(f"  double s{total.place} = 0;" for total in sums),
+            "  for (int64_t b = begin; b < end; b += STRIDE) {",
+            "    const int64_t stop = least(b + STRIDE, end);",
+            *(f"    fetch(t{place} + b + AHEAD, STRIDE * sizeof(T));" for place in places),
+            *(f"    T a{total.place} = 0;" for total in sums),
+            f"#pragma omp simd{f' reduction(+ : {adds})' if adds else ''}",
+            "    for (int64_t i = b; i < stop; i++) {",
+            *(
+                "      " + self._assign(value, None if place is None else f"t{place}[i]")
+                for value, place in self._rule.needed(number)
+            ),
+            *(f"      t{store.place}[i] = {self._name(store.value)};" for store in writes),
+            *(f"      a{total.place} += {self._name(total.inputs[0])};" for total in sums),
+            "    }",
+            *(f"    s{total.place} += a{total.place};" for total in sums),
+            "  }",
+            *(f"  sums[{total.place}] += s{total.place};" for total in sums),
+            "}",
+        ]
+
+    # -- one parameter --------------------------------------------------------------------------
+
+    def _parameter(self) -> list[str]:
+        """The function of one parameter: its passes, each in shares that several threads may take,
+        and between them what is computed once."""
+        rule, count = self._rule, len(self._rule.sums)
+        lines = [
+            "template <typename T> static void parameter(",
+            "    int64_t n, void* const* tensors, const T* vector, int threads) {",
+            *(f"  T* t{place} = (T*)tensors[{place}];" for place in range(len(rule.wide))),
+            "  const int64_t shares = (n + SHARE - 1) / SHARE;",
+            f"  double* const sums = (double*)calloc(shares * {count} + 1, sizeof(double));",
+            *self._settled(0),
+        ]
+        for number in range(rule.passes):
+            given = [
+                *(f"t{place}" for place in self._places(number)),
+                *map(self._name, self._numbers(number)),
+                f"k * SHARE, least((k + 1) * SHARE, n), sums + k * {count}",
+            ]
+            lines += [
+                "#pragma omp parallel for num_threads(threads) if (threads > 1 && shares > 1)",
+                "  for (int64_t k = 0; k < shares; k++)",
+                f"    pass{number}<T>({', '.join(given)});",
+            ]
+            for total in rule.sums_of(number):
+                mine = f"sums[k * {count} + {total.place}]"
+                lines += [
+                    f"  double total{total.place} = 0;",
+                    f"  for (int64_t k = 0; k < shares; k++) total{total.place} += {mine};",
+                ]
+            lines += self._settled(number + 1)
+        for store in rule.stores:
+            if not store.value.wide:
+                lines.append(f"  t{store.place}[0] = {self._name(store.value)};")
+        return [*lines, "  free(sums);", "}"]
+
+    def _settled(self, level: int) -> list[str]:
+        """The numbers that are known from the end of a pass on."""
+        return [
+            "  " + self._assign(value, self._read(value))
+            for value in self._rule.values
+            if not value.wide and value.level == level
+        ]
+
+    @staticmethod
+    def _read(value: Value) -> str | None:
+        if value.summed:
+            return f"T(total{value.place})"
+        return f"t{value.place}[0]" if value.code is None else None

@@ -1,0 +1,237 @@
+"""A rule as one C++ function over all parameters of a group, on the CPU.
+
+Nothing is gathered, copied or allocated but the addresses: one call runs through the tensors where
+they lie, small and large. The compiler is called once for a rule on a machine, and takes about a
+second; the library is kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from rheostat.core.transform import Transform
+from rheostat.optimizers.assignments import UnsupportedError
+from rheostat.optimizers.cpp import source
+from rheostat.optimizers.tracing import Traced, traced
+
+if TYPE_CHECKING:
+    from rheostat.optimizers.items import Item
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+_FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    # What lets square roots and choices be vectorized, and keeps every rounding torch's.
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+)
+
+Run = Callable[[int, int, int, int, int], None]
+
+
+class NativeKernel:
+    """A rule as a compiled function of addresses; compiled at the first step."""
+
+    def __init__(self, rule: Transform) -> None:
+        found = program(rule)
+        assert found is not None
+        self._traced, self._source = found
+        self._names = tuple(rule.buffers)
+
+    @staticmethod
+    def can_run(rule: Transform) -> bool:
+        """Whether the rule can be written in C++."""
+        return program(rule) is not None
+
+    def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
+        """Real float32 and float64 parameters on the CPU, whose buffers are of their dtype; none
+        where the compiler fails."""
+        tensors = (param, *(state[name] for name in self._names))
+        return (
+            param.dtype in (torch.float32, torch.float64)
+            and all(
+                # An address says nothing of what a subclass holds.
+                type(one) in _PLAIN
+                and one.device.type == "cpu"
+                and one.dtype is param.dtype
+                and one.is_contiguous()
+                for one in tensors
+            )
+            and _library(self._source) is not None
+        )
+
+    def takes(self, item: Item) -> bool:
+        """Dense gradients, and neither they nor the parameter with holes."""
+        param, gradient = item.param, item.update
+        return (
+            type(gradient) is Tensor
+            and gradient.dtype is param.dtype
+            and gradient.layout is torch.strided
+            and gradient.is_contiguous()
+            and param.is_contiguous()
+        )
+
+    def run(self, items: Sequence[Item]) -> None:
+        """All items of one group, count and dtype in one call."""
+        together: dict[tuple[Any, ...], list[Item]] = {}
+        for item in items:
+            key = (id(item.numbers), item.step, item.param.dtype)
+            together.setdefault(key, []).append(item)
+        library = _library(self._source)
+        assert library is not None  # or nothing would have suited
+        for batch in together.values():
+            first = batch[0]
+            known = {**first.numbers, "step": first.step}
+            vector = self._traced.numbers(known, first.measured or {}).to(first.param.dtype)
+            lengths = array.array("q", [item.param.numel() for item in batch])
+            names = self._names
+            addresses = array.array("Q")
+            for item in batch:
+                addresses.append(item.param.data_ptr())
+                addresses.append(item.update.data_ptr())
+                state = item.state
+                for name in names:
+                    addresses.append(state[name].data_ptr())
+            library[first.param.dtype](
+                len(batch),
+                lengths.buffer_info()[0],
+                addresses.buffer_info()[0],
+                vector.data_ptr(),
+                torch.get_num_threads(),
+            )
+            # A graph that still holds the parameters must notice that they have moved.
+            increment_version([item.param for item in batch])
+
+
+def program(rule: Transform) -> tuple[Traced, str] | None:
+    """The rule's graph and its C++; None where it has none."""
+    graph = traced(rule)
+    if graph is None:
+        return None
+    wide = (True, True, *(buffer.like_parameter for buffer in rule.buffers.values()))
+    text = _source(graph, wide)
+    return None if text is None else (graph, text)
+
+
+@functools.cache
+def _source(graph: Traced, wide: tuple[bool, ...]) -> str | None:
+    try:
+        return source(graph.graph, wide)
+    except UnsupportedError:
+        return None
+
+
+def compiler() -> str | None:
+    """The C++ compiler: `CXX`, g++ or clang++; None where there is none."""
+    named = os.environ.get("CXX")
+    return next(filter(None, map(shutil.which, filter(None, (named, "g++", "clang++")))), None)
+
+
+@functools.cache
+def _library(text: str) -> Mapping[torch.dtype, Run] | None:
+    """The functions of a source, compiled if the cache has them not; None (said once) where that
+    fails."""
+    try:
+        loaded = _loaded(text)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        _warn_once(str(said).strip().partition("\n")[0])
+        return None
+    found: dict[torch.dtype, Run] = {}
+    for dtype, name in ((torch.float32, "run_float"), (torch.float64, "run_double")):
+        function = getattr(loaded, name)
+        function.argtypes = (ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int)
+        function.restype = None
+        found[dtype] = function
+    return found
+
+
+def _loaded(text: str) -> ctypes.CDLL:
+    """The library; one that cannot be read is made anew, once."""
+    path = _built(text)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_built(text)))
+
+
+def _built(text: str) -> Path:
+    """The shared library of a source, in the user's cache."""
+    command = _command()
+    key = hashlib.sha256("\n".join([text, *command, _machine()]).encode()).hexdigest()[:32]
+    path = _cache() / f"{key}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            code, made = Path(folder, "rule.cpp"), Path(folder, "rule.so")
+            code.write_text(text)
+            subprocess.run(
+                [*command, str(code), "-o", str(made), *_libraries()],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            made.replace(path)  # whole or not there, whoever else compiles it now
+    return path
+
+
+@functools.cache
+def _command() -> list[str]:
+    found = compiler()
+    if found is None:
+        raise FileNotFoundError("no C++ compiler")
+    wide = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
+    return [found, *_FLAGS, *wide]
+
+
+def _libraries() -> list[str]:
+    """glibc's vectors of exp and log are a library of their own."""
+    glibc = platform.libc_ver()[0] == "glibc"
+    return ["-lmvec", "-lm"] if glibc and platform.machine() == "x86_64" else ["-lm"]
+
+
+@functools.cache
+def _machine() -> str:
+    """What a compiled library depends on besides its source: the compiler and the processor."""
+    version = subprocess.run(
+        [_command()[0], "--version"], check=True, capture_output=True, text=True, timeout=30
+    ).stdout
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return f"{version}\n{flags}"
+
+
+def _cache() -> Path:
+    """The folder of compiled rules, the user's own: what lies there is run."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base, "rheostat", "kernels")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix" and (found := folder.stat()).st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user ({found.st_uid})")
+    return folder
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"no compiled kernels ({reason}); rules run eagerly, several times slower", stacklevel=2
+    )

@@ -1,0 +1,209 @@
+"""Native kernels: the bits of the eager run where the formula is the same, on any number of
+threads, and nothing that breaks where there is no compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rheostat as rs
+from rheostat.optimizers import native
+from rheostat.optimizers.native import NativeKernel
+
+SAME_BITS = ["lion", "signum", "sgd", "rprop", "sophia", "asgd", "prodigy", "schedule_free_sgd"]
+"""Rules whose traced formula is the eager one, operation by operation."""
+
+WRITTEN = {
+    component.name
+    for component in rs.components("optimizer")
+    if component.module.startswith("rheostat.")
+    and isinstance(rule := component.factory(), rs.Transform)
+    and NativeKernel.can_run(rule)
+}
+
+
+def _params(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(s, generator=generator, dtype=dtype)) for s in shapes]
+
+
+def _trained(
+    ref: Any, mode: Any, dtype: torch.dtype = torch.float32, **arguments: Any
+) -> list[torch.Tensor]:
+    params = _params((300, 200), (7,), (), (1, 5), (0, 3), (513,), dtype=dtype)
+    opt = rs.optimizer(ref, params, mode=mode, **arguments)
+    generator = torch.Generator().manual_seed(1)
+    for k in range(6):
+        for i, param in enumerate(params):
+            gradient = torch.randn(param.shape, generator=generator, dtype=dtype)
+            param.grad = None if i == 1 and k in (0, 3) else gradient
+        opt.step()
+    return [p.detach().clone() for p in params]
+
+
+def _agree(ref: Any, dtype: torch.dtype) -> None:
+    for eager, fast in zip(
+        _trained(ref, "eager", dtype), _trained(ref, "compiled", dtype), strict=True
+    ):
+        # Two units in the last place of a value that may have come near to zero meanwhile.
+        tolerance = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(fast, eager, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", SAME_BITS)
+def test_the_same_formula_gives_the_same_bits(name: str) -> None:
+    for eager, fast in zip(_trained(name, "eager"), _trained(name, "compiled"), strict=True):
+        assert torch.equal(eager, fast)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "madgrad", "schedule_free_adamw"])
+def test_other_forms_of_a_formula_differ_by_roundings(name: str) -> None:
+    _agree(name, torch.float32)
+    _agree(name, torch.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(WRITTEN))
+def test_every_rule_that_is_written_agrees_with_its_eager_run(name: str) -> None:
+    _agree(name, torch.float32)
+    _agree(name, torch.float64)
+
+
+def test_every_rule_that_is_traced_is_written() -> None:
+    assert len(WRITTEN) == 33
+    assert {"adamw", "lamb", "mars", "madgrad", "novograd", "stable_adamw", "sophia"} <= WRITTEN
+
+
+@pytest.mark.parametrize("name", ["lamb", "adopt"])
+def test_the_bits_do_not_depend_on_the_threads(name: str) -> None:
+    threads = torch.get_num_threads()
+    found: list[list[torch.Tensor]] = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(_trained(name, "compiled"))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+def test_sums_are_taken_in_double_precision() -> None:
+    # 10⁶ ones and a tiny share each: a float32 running sum would lose them.
+    (param,) = _params((1_000_000,))
+    with torch.no_grad():
+        param.fill_(0.1)
+    param.grad = torch.full_like(param, 1e-3)
+    opt = rs.optimizer("lars", [param], mode="compiled", lr=1.0, momentum=0.0, weight_decay=0.0)
+    before = param.detach().double()
+    opt.step()
+    moved = before - param.detach().double()
+    trust = opt.param_groups[0]["trust_coefficient"]
+    # ‖w‖ / ‖g‖ = 100, so every element moves by trust · 100 · 1e-3.
+    torch.testing.assert_close(moved, torch.full_like(moved, trust * 0.1), rtol=3e-5, atol=0)
+
+
+def test_a_graph_notices_that_its_parameters_moved() -> None:
+    (param,) = _params((40,))
+    loss = (param**2).sum()
+    opt = rs.optimizer("lion", [param], mode="compiled")
+    loss.backward(retain_graph=True)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_not_a_number_and_infinity_go_through_as_in_torch() -> None:
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-40])
+    for name in ("signum", "sophia", "rprop", "adamax"):
+        ways: list[torch.Tensor] = []
+        for mode in ("eager", "compiled"):
+            param = nn.Parameter(torch.ones(6))
+            opt = rs.optimizer(name, [param], mode=mode, nonfinite="propagate", lr=0.1)
+            # One step: from the second on, torch's lerp makes NaN of two infinities.
+            param.grad = values.clone()
+            opt.step()
+            ways.append(param.detach())
+        torch.testing.assert_close(ways[1], ways[0], equal_nan=True, rtol=2e-6, atol=1e-7)
+
+
+class _Labelled(torch.Tensor):
+    """A subclass whose numbers may lie anywhere."""
+
+
+def test_subclasses_and_holes_run_eagerly() -> None:
+    kernel = NativeKernel(rs.component("lion").factory())
+    plain = torch.zeros(4, 4)
+    state = {"exp_avg": torch.zeros(4, 4)}
+    assert kernel.suits(plain, state)
+    assert not kernel.suits(plain.as_subclass(_Labelled), state)
+    assert not kernel.suits(plain, {"exp_avg": torch.zeros(4, 8)[:, ::2]})
+    assert not kernel.suits(plain, {"exp_avg": torch.zeros(4, 4, dtype=torch.float64)})
+    assert not kernel.suits(plain.to("meta"), state)
+
+
+_SCRIPT = """
+import sys, torch, rheostat as rs
+param = torch.nn.Parameter(torch.ones(3))
+param.grad = torch.ones(3)
+opt = rs.optimizer("lion", [param], mode="compiled", lr=0.5)
+opt.step(); opt.step()
+print(param.tolist())
+"""
+
+
+def _child(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", _SCRIPT], env=given, capture_output=True, text=True, check=True
+    )
+
+
+def test_a_compiler_that_fails_costs_speed_and_one_warning(tmp_path: Path) -> None:
+    done = _child(tmp_path, CXX="false")
+    assert done.stdout == "[0.0, 0.0, 0.0]\n"
+    assert done.stderr.count("rules run eagerly") == 1
+
+
+def test_the_library_is_kept_and_a_spoilt_one_is_made_anew(tmp_path: Path) -> None:
+    assert _child(tmp_path).stdout == "[0.0, 0.0, 0.0]\n"
+    folder = tmp_path / "rheostat" / "kernels"
+    (library,) = folder.iterdir()
+    made = library.stat().st_mtime_ns
+    assert _child(tmp_path).stderr == ""
+    assert library.stat().st_mtime_ns == made
+    library.write_bytes(b"spoilt")
+    again = _child(tmp_path)
+    assert (again.stdout, again.stderr) == ("[0.0, 0.0, 0.0]\n", "")
+    assert library.stat().st_size > 1000
+
+
+def test_a_folder_of_somebody_elses_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        native._cache()
+
+
+def test_nothing_is_allocated_for_a_step() -> None:
+    params = _params(*[(50, 50)] * 20, (400, 400))
+    opt = rs.optimizer("lion", params, mode="compiled", nonfinite="propagate")
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the profiler's own
+        with torch.profiler.profile(profile_memory=True) as found:
+            opt.step()
+    most = max((event.self_cpu_memory_usage for event in found.key_averages()), default=0)
+    assert most < 4096  # the vector of scalars, the steps
