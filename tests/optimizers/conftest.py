@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rheostat.optimizers import device
+from rheostat.optimizers.native import NativeKernel
 
 
 @pytest.fixture
@@ -18,3 +19,9 @@ def whoever_counts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Once as on the CPU, and once as on an accelerator."""
     if request.param == "device":
         monkeypatch.setattr(device, "DEVICE_TYPES", {"cpu"})
+
+
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules are compiled by torch, as on an accelerator."""
+    monkeypatch.setattr(NativeKernel, "can_run", lambda _: False)

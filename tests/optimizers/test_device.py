@@ -35,6 +35,7 @@ def test_fused_kernels_leave_all_as_it_is_where_a_step_is_skipped(
     assert_same(host, there)
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("name", ["lion", "lamb", "prodigy", "nadam"])
 def test_compiled_kernels_choose_inside(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The graph itself, uncompiled: the compiler's own rounding is not asked for here.
@@ -44,6 +45,7 @@ def test_compiled_kernels_choose_inside(name: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("by_torch")
 def test_a_compiled_kernel_chooses_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     host, there = both_ways(monkeypatch, "lion", bad=(2,), mode="compiled", lr=SCHEDULE)
     assert_same(host, there)

@@ -13,7 +13,7 @@ from torch import nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
-from rheostat.optimizers import compiled
+from rheostat.optimizers import native
 from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.kernels import COMPILE_FROM
 from rheostat.optimizers.tracing import traced
@@ -69,12 +69,14 @@ def test_compiled_agrees_with_eager(name: str) -> None:
     _agree(name, "compiled", lr=0.01)
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_every_rule_that_compiles_agrees_with_eager(name: str) -> None:
     _agree(name, "compiled")
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_clip_and_adamw_compile_together() -> None:
     pieces = rs.transforms
     ways: list[list[torch.Tensor]] = []
@@ -89,6 +91,7 @@ def test_clip_and_adamw_compile_together() -> None:
         torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_no_recompile_when_hyperparameters_change_or_gradients_are_missing() -> None:
     params = _params()
     schedule = rs.schedules.cosine(0.01, steps=50)
@@ -121,8 +124,8 @@ def test_the_mode_follows_from_the_rule_and_the_sizes(monkeypatch: pytest.Monkey
         rs.optimizer("lion", [small], mode="fast")
 
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "CXX"})
-    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
-    compiled._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    native._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler found"):
         assert rs.optimizer("lion", [large]).param_groups[0]["mode"] == "eager"
     with warnings.catch_warnings():
@@ -177,6 +180,7 @@ def _listed(seed: int = 0) -> list[tuple[str, nn.Parameter]]:
     return [(f"p{i}", nn.Parameter(torch.randn(s, generator=generator))) for i, s in shapes]
 
 
+@pytest.mark.usefixtures("by_torch")
 @pytest.mark.parametrize("name", ["lamb", "novograd", "nadam"])
 def test_rules_that_sum_over_a_parameter_run_many_at_once(name: str) -> None:
     ways: list[list[torch.Tensor]] = []
@@ -196,6 +200,7 @@ def _storages(opt: Any) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_small_buffers_lie_together_and_take_no_more_memory_than_they_did() -> None:
     params = _listed()
     opt = rs.optimizer("lion", params, mode="compiled")
@@ -212,6 +217,7 @@ def test_small_buffers_lie_together_and_take_no_more_memory_than_they_did() -> N
     assert opt.state[params[0][1]]["exp_avg"] is held
 
 
+@pytest.mark.usefixtures("by_torch")
 def test_a_tensor_that_is_put_into_the_state_is_used() -> None:
     ways: list[list[torch.Tensor]] = []
     for mode in ("eager", "compiled"):

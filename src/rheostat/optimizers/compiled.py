@@ -1,4 +1,5 @@
-"""One compiled kernel for a rule that does not mind the shape of a parameter.
+"""One kernel, compiled by torch, for a rule that does not mind the shape of a parameter: on
+accelerators, and on the CPU for what `native` cannot write.
 
 Large parameters are run one by one, as flat views. Where the rule works element by element, small
 ones are gathered into one flat tensor, run together, and put back; their buffers lie one behind the
@@ -9,9 +10,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
-import shutil
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -39,10 +37,11 @@ TOGETHER = 1 << 17
 class CompiledKernel:
     """A rule as one compiled function over flat tensors; compiled at the first step."""
 
-    def __init__(self, rule: Transform) -> None:
+    def __init__(self, rule: Transform, on_cpu: bool = True) -> None:
         found = traced(rule)
         assert found is not None
         self._rule = rule
+        self._on_cpu = on_cpu
         self._traced = found
         self._homes: dict[int, _Home] = {}
         self._names = tuple(rule.buffers)
@@ -57,13 +56,14 @@ class CompiledKernel:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledKernel:
         """A kernel for a copied optimizer, whose buffers live elsewhere."""
-        return CompiledKernel(self._rule)
+        return CompiledKernel(self._rule, self._on_cpu)
 
     def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
         """Real float32 and float64 parameters that have elements."""
         return (
+            (self._on_cpu or param.device.type != "cpu")
             # A length of one is special to the compiler.
-            param.numel() >= (1 if self._flat else 2)
+            and param.numel() >= (1 if self._flat else 2)
             and param.dtype in (torch.float32, torch.float64)
             and all(state[name].dtype == param.dtype for name in self._like)
         )
@@ -248,20 +248,3 @@ def _compiled(graph: fx.GraphModule) -> Any:
     """The graph's compiled function, one for all optimizers of a process."""
     # Dynamic from the first call on: no size is special, so none compiles anew.
     return torch.compile(graph.forward, dynamic=True, fullgraph=True)
-
-
-def compiler_at_hand() -> bool:
-    """Whether there is a C++ compiler; says once what is lost without one."""
-    if os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"):
-        return True
-    _warn_once()
-    return False
-
-
-@functools.cache
-def _warn_once() -> None:
-    warnings.warn(
-        "no C++ compiler found: rules without a fused kernel run eagerly, several times slower; "
-        "install g++ (and the Python headers) to compile them",
-        stacklevel=2,
-    )

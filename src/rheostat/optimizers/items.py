@@ -14,7 +14,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.device import Frame
 from rheostat.optimizers.guard import NonFinite
-from rheostat.optimizers.kernels import Kernel
+from rheostat.optimizers.kernels import Kernel, fitting
 
 HALF = (torch.float16, torch.bfloat16)
 _ACCUMULATED = {"accumulated": Buffer()}
@@ -155,7 +155,7 @@ def accumulate(groups: Sequence[dict[str, Any]], held: Sequence[Held], count: in
 def make_items(
     groups: Sequence[dict[str, Any]],
     rules: Sequence[Transform],
-    kernels: Sequence[Kernel | None],
+    kernels: Sequence[Sequence[Kernel]],
     held: Sequence[Held],
     options: Options,
     begin: Callable[[], Frame] | None = None,
@@ -189,8 +189,7 @@ def make_items(
         gradient = given.coalesce() if given.is_sparse else given
         if not one.plain:
             param, gradient, state = _working(one, gradient, options)
-            kernel = kernels[one.group]
-            kernel = kernel if kernel is not None and kernel.suits(param, state) else None
+            kernel = fitting(kernels[one.group], param, state)
         if group["maximize"]:
             gradient = -gradient
         mine = numbers[one.group]

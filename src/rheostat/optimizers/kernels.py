@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
-from rheostat.optimizers.compiled import SMALL, CompiledKernel, compiler_at_hand
+from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.device import DEVICE_TYPES
 from rheostat.optimizers.fused import FusedKernel
-from rheostat.optimizers.native import NativeKernel
+from rheostat.optimizers.native import NativeKernel, compiler_at_hand
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -70,18 +70,24 @@ def choose_mode(
         fusible = False
     if fusible and not FusedKernel.copies_gradients(rule):
         return "fused"
-    # Where a fused kernel has to copy the gradients first, compiling pays for large tensors alone.
-    sizes = [param.numel() for param in params]
-    pays = sum(n for n in sizes if n >= SMALL or not fusible) >= COMPILE_FROM
+    # A fused kernel that would have to copy the gradients first is the second choice.
+    pays = sum(param.numel() for param in params) >= COMPILE_FROM
     if pays and compilable and compiler_at_hand():
         return "compiled"
     return "fused" if fusible else "eager"
 
 
-def make_kernel(rule: Transform, mode: Mode) -> Kernel | None:
-    """The kernel of a chosen mode; None runs the rule piece by piece."""
+def make_kernels(rule: Transform, mode: Mode) -> list[Kernel]:
+    """The kernels of a chosen mode, the better first; none runs the rule piece by piece."""
     if mode == "fused":
-        return FusedKernel(rule)
+        return [FusedKernel(rule)]
     if mode != "compiled":
-        return None
-    return NativeKernel(rule) if NativeKernel.can_run(rule) else CompiledKernel(rule)
+        return []
+    native = NativeKernel.can_run(rule)
+    compiled = CompiledKernel(rule, on_cpu=not native)
+    return [NativeKernel(rule), compiled] if native else [compiled]
+
+
+def fitting(kernels: Sequence[Kernel], param: Tensor, state: Mapping[str, Tensor]) -> Kernel | None:
+    """The first kernel that can run a parameter; None where it is run piece by piece."""
+    return next((kernel for kernel in kernels if kernel.suits(param, state)), None)

@@ -21,7 +21,7 @@ from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
-from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
+from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
@@ -75,7 +75,7 @@ class Optimizer(torch.optim.Optimizer):
         self.options = Options(nonfinite, accumulate, precision)
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
-        self._kernels: list[Kernel | None] = []
+        self._kernels: list[Sequence[Kernel]] = []
         self._roster = Roster(self._rules, self._kernels, self.options, self._state_of)
         self._mode: Mode = mode
         listed = list(groups)
@@ -130,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):
                 self._state_of(param, len(self._rules) - 1)
         scheduled = self.plan.schedules[-1]
         group["mode"] = choose_mode(rule, group["params"], self._mode, scheduled)
-        self._kernels.append(make_kernel(rule, group["mode"]))
+        self._kernels.append(make_kernels(rule, group["mode"]))
 
     def rule(self, group: int) -> Transform:
         """The rule of a param group."""
@@ -362,7 +362,7 @@ class Optimizer(torch.optim.Optimizer):
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         for index, group in enumerate(self.param_groups):
             self.plan.follow(index, followed[index])
-            self._kernels[index] = make_kernel(self._rules[index], group["mode"])
+            self._kernels[index] = make_kernels(self._rules[index], group["mode"])
         self._roster.forget()
         for index, param, saved in plan.state:
             state = self._state_of(param, index)

@@ -79,7 +79,8 @@ class NativeKernel:
         """Dense gradients, and neither they nor the parameter with holes."""
         param, gradient = item.param, item.update
         return (
-            type(gradient) is Tensor
+            item.frame is None
+            and type(gradient) is Tensor
             and gradient.dtype is param.dtype
             and gradient.layout is torch.strided
             and gradient.is_contiguous()
@@ -90,7 +91,7 @@ class NativeKernel:
         """All items of one group, count and dtype in one call."""
         together: dict[tuple[Any, ...], list[Item]] = {}
         for item in items:
-            key = (id(item.numbers), item.step, item.param.dtype)
+            key = (id(item.numbers), item.same, item.param.dtype)
             together.setdefault(key, []).append(item)
         library = _library(self._source)
         assert library is not None  # or nothing would have suited
@@ -136,10 +137,18 @@ def _source(graph: Traced, wide: tuple[bool, ...]) -> str | None:
         return None
 
 
-def compiler() -> str | None:
-    """The C++ compiler: `CXX`, g++ or clang++; None where there is none."""
-    named = os.environ.get("CXX")
-    return next(filter(None, map(shutil.which, filter(None, (named, "g++", "clang++")))), None)
+def compiler_at_hand() -> bool:
+    """Whether there is a C++ compiler; says once what is lost without one."""
+    if _compiler() is None:
+        _warn_once("no C++ compiler found: install g++")
+        return False
+    return True
+
+
+def _compiler() -> str | None:
+    """`CXX`, g++ or clang++; None where there is none."""
+    named = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
+    return next(filter(None, map(shutil.which, named)), None)
 
 
 @functools.cache
@@ -193,7 +202,7 @@ def _built(text: str) -> Path:
 
 @functools.cache
 def _command() -> list[str]:
-    found = compiler()
+    found = _compiler()
     if found is None:
         raise FileNotFoundError("no C++ compiler")
     wide = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
@@ -232,6 +241,5 @@ def _cache() -> Path:
 
 @functools.cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(
-        f"no compiled kernels ({reason}); rules run eagerly, several times slower", stacklevel=2
-    )
+    said = "rules that torch has no fused kernel for run eagerly, several times slower"
+    warnings.warn(f"no compiled kernels ({reason}); {said}", stacklevel=2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from rheostat.core.transform import Transform
 from rheostat.optimizers.device import Resident, device_of
 from rheostat.optimizers.items import Held, Options
-from rheostat.optimizers.kernels import Kernel
+from rheostat.optimizers.kernels import Kernel, fitting
 
 Groups = Sequence[dict[str, Any]]
 States = Mapping[Tensor, dict[str, Tensor]]
@@ -30,7 +30,7 @@ class Roster:
     def __init__(
         self,
         rules: Sequence[Transform],
-        kernels: Sequence[Kernel | None],
+        kernels: Sequence[Sequence[Kernel]],
         options: Options,
         state_of: Callable[[Tensor, int], dict[str, Tensor]],
     ) -> None:
@@ -91,9 +91,8 @@ class Roster:
         wanted = param.grad is not None or param in states
         state = self._state_of(param, index) if wanted else {}
         plain = self._options.plain(param)
-        kernel = self._kernels[index]
-        suits = plain and bool(state) and kernel is not None and kernel.suits(param, state)
-        return Held(index, name, param, state, plain, kernel if suits else None)
+        kernel = fitting(self._kernels[index], param, state) if plain and state else None
+        return Held(index, name, param, state, plain, kernel)
 
     def _place(self, before: Mapping[int, Held]) -> None:
         """Put step counts where they are kept, and parameters with the same count into one line.
