@@ -9,6 +9,7 @@ import torch
 
 from rheostat.conformance.check import check
 
+ACCELERATORS = Path(__file__).parent.parent / "docs" / "guide" / "accelerators.md"
 PAGE = Path(__file__).parent.parent / "docs" / "guide" / "your-own-optimizer.md"
 
 
@@ -28,3 +29,12 @@ def test_your_own_optimizer_goes_from_formula_to_conformance() -> None:
     exec(examine, names)
     code = [line for line in rule.splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 25, "the page promises one short file"
+
+
+def test_the_page_on_accelerators_runs_anywhere() -> None:
+    (code,) = re.findall(
+        r"```python\n(.*?)```", ACCELERATORS.read_text(encoding="utf-8"), re.DOTALL
+    )
+    names: dict[str, object] = {"__name__": "accelerators"}
+    exec(code, names)
+    assert names["opt"].last_step.step == 10  # type: ignore[attr-defined]  # made by the page

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.optimizers.ways import NAMES, STAYS
 from torch import nn
 
 import rheostat as rs
@@ -16,8 +17,6 @@ from rheostat.optimizers.loop import Optimizer
 
 pytestmark = pytest.mark.gpu
 
-WAITS = {"lbfgs", "soap", "shampoo", "psgd_kron", "galore"}
-NAMES = [c.name for c in rs.components("optimizer") if c.module.startswith("rheostat.")]
 SHAPES = [(40, 24), (7,), (), (3, 4, 2, 2)]
 
 
@@ -60,7 +59,7 @@ def _trained(where: str, name: str, **arguments: Any) -> Optimizer:
     return opt
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in WAITS])
+@pytest.mark.parametrize("name", STAYS)
 def test_no_step_waits(name: str) -> None:
     params = _params()
     opt = rs.optimizer(name, params, mode="auto")
@@ -160,3 +159,25 @@ def test_a_change_in_a_capture_is_refused_and_one_between_replays_is_seen() -> N
     before = param.detach().clone()
     graph.replay()
     assert (before - param.detach()).tolist() == [5.0] * 4
+    opt.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(InputError, match="the captured graph of a fused kernel holds it"):
+        opt.refresh()
+
+
+@pytest.mark.parametrize("state", ["keep", "reset", "decay"])
+def test_restarts_are_those_of_the_cpu_and_the_only_steps_that_wait(state: Any) -> None:
+    lr = rs.schedules.cosine_restarts(0.01, period=3, state=state)
+    here, there = _trained("cpu", "adamw", lr=lr), _trained("cuda", "adamw", lr=lr)
+    for a, b in zip(here.param_groups[0]["params"], there.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-4, atol=1e-5)
+    there.refresh()
+    assert there.param_groups[0]["updates"] == 4
+    with _no_waiting():
+        there.step()
+    with pytest.raises(RuntimeError, match="synchroniz"), _no_waiting():
+        there.step()
+    with (
+        pytest.raises(InputError, match=r"step\(\) in a CUDA graph"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        there.step()

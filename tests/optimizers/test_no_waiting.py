@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rheostat as rs
 from rheostat.core.transform import Hyper, Transform, chain
-from rheostat.optimizers import compiled, fused
+from rheostat.optimizers import compiled, fused, windows
 from rheostat.optimizers.loop import Optimizer
 
 
@@ -119,6 +119,13 @@ def test_no_scheduled_or_clipped_step_waits(fake_cuda: None) -> None:
         _steps_there(rule, lr=SCHEDULE, mode=mode)
         _steps_there("adamw", lr=SCHEDULE, weight_decay=SCHEDULE, mode=mode)
         _steps_there("adamw", nonfinite="propagate", mode=mode)
+
+
+def test_where_no_step_is_in_doubt_no_window_is_outgrown(
+    fake_cuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "WINDOW", 2)
+    _steps_there("adamw", count=7, lr=SCHEDULE, nonfinite="propagate")
 
 
 def test_only_the_step_with_which_a_cycle_ends_waits(fake_cuda: None) -> None:

@@ -138,13 +138,14 @@ class Resident:
         """What each group's rule sees: hyperparameters and scalars."""
         planned = self._planned(groups, plan)
 
-        def number(value: Any, *path: Any) -> Any:
+        def number(value: Any, index: int, name: str, *place: int) -> Any:
+            path = (index, name, *place)
             if path in planned:
                 return frame.number(planned[path])
             if isinstance(value, tuple):
                 parts = enumerate(cast("tuple[Any, ...]", value))
                 return tuple(number(part, *path, i) for i, part in parts)
-            factor = float(groups[path[0]]["lr_factor"]) if path[1] == "lr" else 1.0
+            factor = groups[index]["lr_factor"] if name == "lr" else 1.0
             if isinstance(value, Tensor) and value.device.type != "cpu":
                 return frame.number(value.detach().double() * factor)
             known = float(value) * factor

@@ -41,8 +41,9 @@ class _Lists:
         On a device no cache is as near, and every part is a launch: there a part has as many
         elements as the largest tensor.
         """
-        largest = max(param.numel() for param in self.params)
-        limit = TILE if self.params[0].device.type == "cpu" else max(TILE, largest)
+        limit = TILE
+        if not self.params[0].is_cpu:
+            limit = max(TILE, *(param.numel() for param in self.params))
         start, size = 0, 0
         for i, param in enumerate(self.params):
             if size + param.numel() > limit and i > start:
@@ -100,22 +101,24 @@ class FusedKernel:
         counts, numbers that the host knows, the learning rate aside."""
         param, gradient = item.param, item.update
         return (
-            (item.frame is None or self._settled(item))
-            and not gradient.is_sparse
+            not gradient.is_sparse
             and gradient.dtype is param.dtype
             and gradient.stride() == param.stride()
+            and (item.frame is None or self._settled(item))
         )
 
     def run(self, items: Sequence[Item]) -> None:
         """One call for all items that share their group, dtype and device; with a clip, one for
         each tile."""
         batches: dict[tuple[Any, ...], list[Item]] = {}
+        on_host = items[0].frame is None
+        may_be_first = on_host and self._call is _sgd
         for item in items:
-            on_host = item.frame is None
-            first = self._call is _sgd and on_host and item.step == 1
+            param = item.param
+            first = may_be_first and item.step == 1
             # The kernels of a device want the count there, where it is not if the host counts.
-            count = item.step if on_host and item.param.device.type != "cpu" else None
-            key = (id(item.numbers), item.param.dtype, item.param.device, first, count)
+            count = item.step if on_host and not param.is_cpu else None
+            key = (id(item.numbers), param.dtype, param.device, first, count)
             batches.setdefault(key, []).append(item)
         for (*_, first, count), batch in batches.items():
             steps = [item.state["step"] for item in batch]

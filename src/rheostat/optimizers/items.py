@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -157,6 +157,7 @@ def make_items(
     rules: Sequence[Transform],
     kernels: Sequence[Sequence[Kernel]],
     held: Sequence[Held],
+    gradients: Sequence[Tensor],
     options: Options,
     begin: Callable[[], Frame] | None = None,
 ) -> list[Item]:
@@ -166,7 +167,6 @@ def make_items(
 
     Raises InputError for a sparse or complex gradient that the rule cannot take, before any count.
     """
-    gradients = [cast("Tensor", one.param.grad) for one in held]
     for one, gradient in zip(held, gradients, strict=True):
         if gradient.is_sparse or not one.plain:
             _check_kind(one, gradient, rules[one.group], options)

@@ -179,10 +179,11 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         self._check_ready()
         held = self._roster.taking_part(self.param_groups, self.state)
-        look = self._look(held)
+        gradients = [cast("Tensor", one.param.grad) for one in held]
+        look = self._look(held, gradients)
         reason = look.reason if held else "no parameter has a gradient"
         if reason is None:
-            reason = self._update(held, closure, look)
+            reason = self._update(held, gradients, closure, look)
         begun = self.plan.stepped(applied=reason is None)
         resident = self._roster.resident
         if look.ok is None or resident is None:
@@ -194,10 +195,9 @@ class Optimizer(torch.optim.Optimizer):
                 self.plan.recount(counted)
         return loss
 
-    def _look(self, held: Sequence[Held]) -> Look:
+    def _look(self, held: Sequence[Held], gradients: Sequence[Tensor]) -> Look:
         """Look at the gradients; on a device that counts, without waiting for what is seen."""
         names = [one.name for one in held]
-        gradients = [cast("Tensor", one.param.grad) for one in held]
         policy = self.options.nonfinite
         if self._roster.resident is None or policy != "skip":
             return inspect_gradients(names, gradients, policy)
@@ -210,16 +210,20 @@ class Optimizer(torch.optim.Optimizer):
         return look_on_device(gradients)
 
     def _update(
-        self, held: Sequence[Held], closure: Callable[[], Any] | None, look: Look
+        self,
+        held: Sequence[Held],
+        gradients: Sequence[Tensor],
+        closure: Callable[[], Any] | None,
+        look: Look,
     ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
         if waiting := accumulate(self.param_groups, held, self.options.accumulate):
             return waiting
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
-        items = make_items(groups, rules, self._kernels, held, self.options, begin)
+        items = make_items(groups, rules, self._kernels, held, gradients, self.options, begin)
         squares = look.squares
-        if any(not one.plain or one.param.grad.is_sparse for one in held):  # pyright: ignore
+        if any(not o.plain or g.is_sparse for o, g in zip(held, gradients, strict=True)):
             squares = None  # of other numbers than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         stages.run(items, evaluate, squares)

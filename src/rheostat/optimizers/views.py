@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ def show(groups: Sequence[dict[str, Any]], rules: Sequence[Transform], states: S
             if state := states.get(param, {}):
                 hyper = Hyper(**numbers, step=state["step"].item())
                 state["parked"] = param.clone()
-                working = state["master"] if "master" in state else param  # noqa: SIM401 (typed)
+                working = state.get("master", cast("Tensor", param))
                 param.copy_(views[0](working, state, hyper))
 
 
