@@ -145,28 +145,35 @@ class Schedule:
         """
         return tuple(math.ceil(step) for step in self._restarts(None))
 
-    def restart_events(self, before: float | None = None) -> tuple[Restart, ...]:
-        """Every restart before a step (by default the horizon), with its cycle, length and jump.
+    def restart_events(
+        self, before: float | None = None, *, after: float = 0, cycle: int = 1
+    ) -> tuple[Restart, ...]:
+        """Every restart after one step and before another, with its cycle, length and jump.
+
+        Args:
+            before: by default the horizon.
+            after: only those behind this step; who knows their number need not list the others.
+            cycle: the number of the first.
 
         Raises:
             InputError: they have no end, and no step was given.
         """
-        steps = list(self._restarts(before))
+        steps = list(self._restarts(before, after))
         whole = self.unit == "updates"
         sides = [step - 1 if whole else math.nextafter(step, 0) for step in steps]
         low, high = self.values(sides), self.values(steps)
         return tuple(
-            Restart(_tidy(step), i + 1, self._length(step), float(low[i]), float(high[i]))
+            Restart(_tidy(step), cycle + i, self._length(step), float(low[i]), float(high[i]))
             for i, step in enumerate(steps)
         )
 
-    def _restarts(self, before: float | None) -> Iterator[float]:
+    def _restarts(self, before: float | None, after: float = 0) -> Iterator[float]:
         if before is None and self.horizon is None and self.next_restart(0) < math.inf:
             raise InputError(
                 "this schedule restarts for ever; give it a horizon (steps=…), or ask for "
                 "restart_events(before=…)"
             )
-        step = self.next_restart(0)
+        step = self.next_restart(after)
         while step < (math.inf if before is None else before):
             yield step
             step = self.next_restart(step)

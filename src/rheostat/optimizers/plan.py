@@ -14,7 +14,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule, StateAction, StatePolicy
 from rheostat.core.transform import Transform
-from rheostat.optimizers.restarting import Restarted, begin, move
+from rheostat.optimizers.restarting import CycleCounts, Restarted, begin, begin_all, reached
 from rheostat.optimizers.scheduled import (
     COUNTS,
     at_counts,
@@ -25,7 +25,7 @@ from rheostat.optimizers.scheduled import (
     log_key,
 )
 from rheostat.schedules.changes import cooldown_from, extend, rescale_from
-from rheostat.schedules.restarts import triggered
+from rheostat.schedules.restarts import begun_again
 from rheostat.schedules.shapes import ShapeName
 
 Members = Callable[[int], Sequence[tuple[Tensor, dict[str, Tensor]]]]
@@ -58,6 +58,7 @@ class Plan:
         self._members = members
         self._made: list[dict[str, Any]] = []
         self._changed: set[tuple[int, str]] = set()
+        self._cycles = CycleCounts()
         self.schedules: list[dict[str, Any]] = []
 
     def join(self, group: dict[str, Any]) -> None:
@@ -90,17 +91,25 @@ class Plan:
                 raise InputError(f"consumed: unknown unit {unit!r}; {nearest(unit, COUNTS)}")
             if not 0 <= count < math.inf:
                 raise InputError(f"consumed: {unit}={count!r}: should be finite and not negative")
+        begun = self._move(counts)
         for group in self._groups:
             group["uncounted"] = tuple(unit for unit in group["uncounted"] if unit not in counts)
-        return self._move(counts)
+        return begun
 
     def _move(self, counts: Mapping[str, float]) -> tuple[Restarted, ...]:
-        found: list[Restarted] = []
+        # All are looked at before any is moved: what is refused changes nothing.
+        found = [
+            reached(index, group, self.schedules[index], counts, self._cycles)
+            for index, group in enumerate(self._groups)
+        ]
+        told: list[Restarted] = []
         for index, (group, rule) in enumerate(zip(self._groups, self._rules, strict=True)):
-            schedules = self.schedules[index]
-            found += move(index, group, rule, schedules, self._members, counts)
+            for unit, more in counts.items():
+                group[unit] += more
+            if found[index]:
+                told += begin_all(index, group, rule, self._members(index), found[index])
             self._refresh(index, group)
-        return tuple(found)
+        return tuple(told)
 
     def _refresh(self, index: int, group: dict[str, Any]) -> None:
         for key, value in self.schedules[index].items():
@@ -162,6 +171,7 @@ class Plan:
             group[log_key(hyperparameter)] = ()
             group["plan"] = _written(self._made[one.group])
             self._changed.add((one.group, hyperparameter))
+            self._cycles.forget(one.group)
             self._refresh(one.group, group)
         return found
 
@@ -200,11 +210,14 @@ class Plan:
         for index, old, at in owners:
             group = self._groups[index]
             log = (*group[log_key(hyperparameter)], at)
-            again = _begun_again(self._made[index][hyperparameter], log)
+            again = begun_again(self._made[index][hyperparameter], log)
             self.schedules[index][hyperparameter] = again
             group[log_key(hyperparameter)] = log
             policy = old.at_restart if state is None else StatePolicy(state, factor)
-            event = again.restart_events(before=at + 1)[-1]
+            place = (index, hyperparameter, 0)
+            cycle = self._cycles.up_to(place, old, at) + (old.next_restart(at - 1) != at)
+            self._cycles.begun(place, at, cycle)
+            (event,) = again.restart_events(before=at + 1, after=at - 1, cycle=cycle)
             norms = begin(policy, group, self._rules[index], self._members(index))
             found.append(Restarted(index, hyperparameter, event, policy, norms))
             self._refresh(index, group)
@@ -222,13 +235,14 @@ class Plan:
                 f"{mine}; build it with the plan that it was saved with, and then change it by name"
             )
         return {
-            key: _begun_again(made, tuple(log)) if (log := saved.get(log_key(key), ())) else made
+            key: begun_again(made, tuple(log)) if (log := saved.get(log_key(key), ())) else made
             for key, made in self._made[index].items()
         }
 
     def follow(self, index: int, schedules: dict[str, Any]) -> None:
         """Go on with what `following` gave."""
         self.schedules[index] = schedules
+        self._cycles.forget(index)
 
     def _owners(self, hyperparameter: str) -> list[tuple[int, Schedule, int]]:
         found = [
@@ -251,11 +265,6 @@ class Plan:
                 "whole count"
             )
         return int(count)
-
-
-def _begun_again(made: Schedule, log: tuple[int, ...]) -> Schedule:
-    own = made.at_restart
-    return triggered(made, log, state=own.action, state_factor=own.factor)
 
 
 def _written(schedules: Mapping[str, Any]) -> str:

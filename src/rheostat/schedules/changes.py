@@ -15,7 +15,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, NonNegative, Steps
 from rheostat.core.registry import register
 from rheostat.core.schedule import Schedule
-from rheostat.schedules.shapes import SHAPES, Array, ShapeName, between
+from rheostat.schedules.shapes import SHAPES, Array, ShapeName, between, first_reaching
 
 
 @register("schedule", "extend")
@@ -36,19 +36,17 @@ def extend(of: Schedule, at: Steps, steps: Count) -> Schedule:
     if at >= old:
         raise InputError(f"extend: at={at}: nothing is left of the plan, which ends at {old}")
 
-    def inner(k: Array) -> Array:
-        # The product before the quotient: whole steps then meet whole steps exactly.
-        return np.where(k <= at, k, at + (k - at) * (old - at) / (steps - at))
+    # The product before the quotient: whole steps then meet whole steps exactly.
+    def inner(k: float) -> float:
+        return k if k <= at else at + (k - at) * (old - at) / (steps - at)
 
     def starts(after: float) -> float:
-        found = of.next_restart(float(inner(np.array(after))))
-        if found <= at or found == math.inf:
-            return found
-        moved = at + (found - at) * (steps - at) / (old - at)
-        return float(math.ceil(moved)) if of.unit == "updates" else moved
+        found = of.next_restart(inner(after))
+        moved = found if found <= at else at + (found - at) * (steps - at) / (old - at)
+        return first_reaching(found, moved, of.unit, inner)
 
     def curve(k: Array) -> Array:
-        return of.values(inner(k))
+        return of.values(np.where(k <= at, k, at + (k - at) * (old - at) / (steps - at)))
 
     return replace(of, curve=curve, horizon=steps, starts=starts)
 
