@@ -27,6 +27,8 @@ Past = Literal["hold", "raise"]
 """What a schedule does past its horizon: keep the value it has there, or refuse."""
 BLOCK = 2**14
 """Steps that a curve is asked for at a time: what it computes on the way stays in the cache."""
+Marks: TypeAlias = tuple[tuple[float, str], ...]
+"""Steps, and what happens there."""
 StateAction = Literal["keep", "reset", "decay", "reset_first_moment"]
 """What becomes of the optimizer's state at a restart."""
 
@@ -86,6 +88,7 @@ class Schedule:
     does beyond. `starts` gives the first step after a given one at which a cycle begins (inf where
     there is none), and `at_restart` what becomes of the optimizer's state there. `unit` is what
     steps count. `base` is the value that it multiplies, where others may write another one.
+    `marks` are steps worth knowing of besides (a drop, the beginning of a cool-down).
     Schedules of one unit add and multiply: `a + b`, `a * b`, `0.5 * a`.
     """
 
@@ -96,6 +99,7 @@ class Schedule:
     past: Past = "hold"
     at_restart: StatePolicy = StatePolicy()
     base: float | None = None
+    marks: Marks = ()
     origin: Origin | None = field(default=None, compare=False)
 
     def __call__(self, step: float) -> float:
@@ -208,6 +212,7 @@ class Schedule:
             raise InputError(f"preview: steps={length}: give the length of the run, from 1 on")
         if beside is not None:
             shared_unit("preview", (self, beside))
+        end = math.inf if self.horizon is None else self.horizon
         return Preview(
             title=title,
             unit=self.unit,
@@ -215,6 +220,8 @@ class Schedule:
             values=self.values,
             horizon=self.horizon,
             restarts=tuple(r.step for r in self.restart_events(before=length)),
+            marks=tuple(mark for mark in self.marks if mark[0] <= end),
+            constant=_is_constant(self),
             beside=beside and beside.values,
             usual=usual,
         )
@@ -293,7 +300,22 @@ def _together(
         starts=lambda k: min(s.next_restart(k) for s in schedules),
         unit=shared_unit(name, schedules),
         at_restart=shared_policy(name, schedules),
+        marks=tuple(mark for s in schedules for mark in s.marks),
     )
+
+
+def _is_constant(schedule: Schedule) -> bool:
+    """Whether it was made to stay as it is, as far as its making tells."""
+    if schedule.origin is None:
+        return True
+    inner = _within(list(schedule.origin.arguments.values()))
+    return all(map(_is_constant, inner)) if inner else schedule.origin.component == "constant@1"
+
+
+def _within(value: Any) -> list[Schedule]:
+    if isinstance(value, tuple | list):
+        return [found for part in cast("Sequence[Any]", value) for found in _within(part)]
+    return [value] if isinstance(value, Schedule) else []
 
 
 def shared_unit(name: str, schedules: Iterable[Schedule]) -> Unit:

@@ -54,7 +54,7 @@ class Restarted:
 
 
 class Reached(NamedTuple):
-    """A restart that the counts of a group will have reached: of which hyperparameter's schedule."""
+    """A restart that the counts of a group come to, and the schedule that it is of."""
 
     hyperparameter: str
     schedule: Schedule

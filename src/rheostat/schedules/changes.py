@@ -40,15 +40,20 @@ def extend(of: Schedule, at: Steps, steps: Count) -> Schedule:
     def inner(k: float) -> float:
         return k if k <= at else at + (k - at) * (old - at) / (steps - at)
 
+    def moved(k: float) -> float:
+        return k if k <= at else at + (k - at) * (steps - at) / (old - at)
+
     def starts(after: float) -> float:
         found = of.next_restart(inner(after))
-        moved = found if found <= at else at + (found - at) * (steps - at) / (old - at)
-        return first_reaching(found, moved, of.unit, inner)
+        return first_reaching(found, moved(found), of.unit, inner)
 
     def curve(k: Array) -> Array:
         return of.values(np.where(k <= at, k, at + (k - at) * (old - at) / (steps - at)))
 
-    return replace(of, curve=curve, horizon=steps, starts=starts)
+    marks = [(first_reaching(k, moved(k), of.unit, inner), what) for k, what in of.marks]
+    return replace(
+        of, curve=curve, horizon=steps, starts=starts, marks=(*marks, (at, "extended from here"))
+    )
 
 
 @register("schedule", "rescale_from")
@@ -73,7 +78,7 @@ def rescale_from(
     def curve(k: Array) -> Array:
         return of.values(k) * np.where(k < at, 1.0, factor)
 
-    return replace(of, curve=curve)
+    return replace(of, curve=curve, marks=(*of.marks, (at, "another peak from here")))
 
 
 _SAME_PEAK = (
@@ -133,4 +138,5 @@ def cooldown_from(
         found = of.next_restart(after)
         return found if found <= at else math.inf
 
-    return replace(of, curve=curve, horizon=steps, starts=starts, past="hold")
+    marks = (*(mark for mark in of.marks if mark[0] < at), (at, "cool-down begins"))
+    return replace(of, curve=curve, horizon=steps, starts=starts, past="hold", marks=marks)

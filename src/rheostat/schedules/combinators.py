@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
@@ -60,7 +61,8 @@ def _delayed(of: Schedule, by: int) -> Schedule:
         return first_reaching(found, found + by, of.unit, lambda k: k - by)
 
     horizon = None if of.horizon is None else of.horizon + by
-    return replace(of, curve=curve, horizon=horizon, starts=starts)
+    marks = tuple((step + by, what) for step, what in of.marks)
+    return replace(of, curve=curve, horizon=horizon, starts=starts, marks=marks)
 
 
 @register("schedule", "join")
@@ -95,7 +97,16 @@ def join(schedules: Some, boundaries: tuple[Count, ...] | None = None) -> Schedu
         unit=unit,
         past=last.past,
         at_restart=shared_policy("join", schedules),
+        marks=tuple(_marks_of(schedules, edges)),
     )
+
+
+def _marks_of(schedules: tuple[Schedule, ...], edges: list[float]) -> Iterator[tuple[float, str]]:
+    for i, (schedule, edge) in enumerate(zip(schedules, edges, strict=True)):
+        if i:
+            yield edge, "next schedule begins"
+        end = edges[i + 1] if i + 1 < len(edges) else math.inf
+        yield from ((edge + step, what) for step, what in schedule.marks if edge + step < end)
 
 
 def _edges(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...] | None) -> list[float]:
@@ -148,7 +159,7 @@ def repeat(of: Schedule, times: Count | None = None) -> Schedule:
         return of.values(k - cycles.locate(k)[1])
 
     horizon = None if times is None else times * of.horizon
-    return replace(of, curve=curve, horizon=horizon, starts=starts)
+    return replace(of, curve=curve, horizon=horizon, starts=starts, marks=())
 
 
 @register("schedule", "scale")
@@ -241,7 +252,8 @@ def in_unit(of: Schedule, unit: Unit, per_update: Positive) -> Schedule:
     def curve(k: Array) -> Array:
         return of.values(k / per_update if outward else k * per_update)
 
-    return replace(of, curve=curve, horizon=horizon, starts=starts, unit=unit)
+    marks = tuple((first_reaching(k, out(k), unit, into), what) for k, what in of.marks)
+    return replace(of, curve=curve, horizon=horizon, starts=starts, unit=unit, marks=marks)
 
 
 @register("schedule", "on_base")
