@@ -403,3 +403,72 @@ def test_complex_parameters_restart_too() -> None:
     before, after = opt.last_step.restarts[0].norms["exp_avg"]
     assert before == pytest.approx(0.1 * math.sqrt(6))
     assert after == pytest.approx(before / 2)
+
+
+# -- ranges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda p: rs.optimizer("adamw", p, betas=(S.ramp(0.9, 1.1, steps=1000), 0.999)),
+            r"adamw: betas\.0: its schedule gives 1\.1 at step 1000; it should be less than 1",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", p, lr=S.from_function(lambda k: 0.1 - k / 1e3, 500)),
+            r"adamw: lr: from_function: gives -.*; should be finite and not negative",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", p, lr=rs.Schedule(lambda k: 1 - k / 10, horizon=30)),
+            r"adamw: lr: its schedule gives -2 at step 30; it should be greater than or equal to 0",
+        ),
+        (
+            lambda p: rs.optimizer(
+                "adamw", p, betas=(S.join((S.ramp(0.9, 1.2, 7), S.constant(0.9))), 0.9)
+            ),
+            r"betas\.0: its schedule gives 1\.",
+        ),
+        (
+            lambda p: rs.optimizer(
+                rs.chain(
+                    rs.transforms.scale_by_adam(b2=S.triggered(S.ramp(0.9, 1.0, 9), (3, 500)))
+                ),
+                p,
+            ),
+            r"scale_by_adam: b2: its schedule gives 1 at",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", [{"params": p, "betas": (0.9, S.ramp(0.9, 1.0, 5))}]),
+            r"param group 0: betas\.1: its schedule gives 1 at step 5",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", [{"params": p, "weight_decay": -1}]),
+            r"param group 0: weight_decay=-1: should be greater than or equal to 0",
+        ),
+        (
+            lambda p: rs.optimizer(
+                rs.policy(rs.match(rs.component("adamw").factory(), lr=math.nan)), p
+            ),
+            r"param group 0: lr=nan: should be",
+        ),
+    ],
+)
+def test_a_schedule_is_held_against_the_range_over_its_horizon(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        make([nn.Parameter(torch.ones(2))])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_without_a_horizon_is_held_against_the_range_at_each_step() -> None:
+    rising = S.from_function(lambda k: 0.95 + k / 100)
+    param, opt = _made("adamw", betas=(rising, 0.999))
+    _steps(param, opt, 5)  # the last of them leaves 1.0 in the group, which no update has used
+    with pytest.raises(
+        InputError,
+        match=r"param group 0: betas\.0: its schedule gives 1 at 5 updates; it should be",
+    ):
+        _steps(param, opt, 1)
+    param, opt = _made("sgd", lr=S.from_function(lambda k: 0.03 - k / 100))
+    with pytest.raises(InputError, match=r"^lr: at 4 updates: from_function: gives -0.01; "):
+        _steps(param, opt, 9)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rheostat.core.errors import InputError
-from rheostat.core.preview import Preview
+from rheostat.core.preview import WHOLE, Preview
 
 Array: TypeAlias = NDArray[np.float64]
 Curve = Callable[[Array], Array]
@@ -29,6 +29,8 @@ BLOCK = 2**14
 """Steps that a curve is asked for at a time: what it computes on the way stays in the cache."""
 Marks: TypeAlias = tuple[tuple[float, str], ...]
 """Steps, and what happens there."""
+SAMPLES = 256
+"""Steps at which a schedule is held against the range of a hyperparameter before it runs."""
 StateAction = Literal["keep", "reset", "decay", "reset_first_moment"]
 """What becomes of the optimizer's state at a restart."""
 
@@ -88,7 +90,8 @@ class Schedule:
     does beyond. `starts` gives the first step after a given one at which a cycle begins (inf where
     there is none), and `at_restart` what becomes of the optimizer's state there. `unit` is what
     steps count. `base` is the value that it multiplies, where others may write another one.
-    `marks` are steps worth knowing of besides (a drop, the beginning of a cool-down).
+    `marks` are steps worth knowing of besides (a drop, the beginning of a cool-down). `fault` says
+    what is wrong with a value, None where nothing is: of the hyperparameter that it was given to.
     Schedules of one unit add and multiply: `a + b`, `a * b`, `0.5 * a`.
     """
 
@@ -100,6 +103,7 @@ class Schedule:
     at_restart: StatePolicy = StatePolicy()
     base: float | None = None
     marks: Marks = ()
+    fault: Callable[[float], str | None] | None = field(default=None, compare=False)
     origin: Origin | None = field(default=None, compare=False)
 
     def __call__(self, step: float) -> float:
@@ -132,6 +136,23 @@ class Schedule:
         for start in range(0, len(steps), BLOCK):
             found[start : start + BLOCK] = self.curve(steps[start : start + BLOCK])
         return found.reshape(array.shape)
+
+    def extremes(self) -> tuple[tuple[float, float], ...]:
+        """The steps where it is lowest and highest, each with its value: of some hundreds of steps
+        up to the horizon, restarts and named steps with both their sides among them. Without a
+        horizon it looks as far as steps are named, or at step 0 alone."""
+        last = max((step for step, _ in self.marks), default=0.0)
+        end, whole = last if self.horizon is None else float(self.horizon), self.unit in WHOLE
+        grid = np.linspace(0, end, int(min(end, SAMPLES)) + 1 if whole or not end else SAMPLES)
+        named = [side for step, _ in self.marks if step <= end for side in (max(step - 1, 0), step)]
+        following = self.next_restart(0)
+        while following <= end and len(named) < SAMPLES:
+            named.append(following)
+            following = self.next_restart(following)
+        steps = np.concatenate([np.rint(grid) if whole else grid, np.array(named)])
+        values = self.values(steps)
+        lowest, highest = int(values.argmin()), int(values.argmax())
+        return tuple((float(steps[i]), float(values[i])) for i in (lowest, highest))
 
     def next_restart(self, after: float) -> float:
         """The first restart after a step and before the horizon; inf where there is none.

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from rheostat.core.errors import InputError, nearest
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.closures import evaluator
@@ -22,10 +22,11 @@ from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.guard import NonFinite, inspect_gradients
 from rheostat.optimizers.items import Held, Options, make_items, numbers_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
+from rheostat.optimizers.overrides import check_group
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import Restarted, check_policy
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
-from rheostat.optimizers.state import LABELS, SHARED, check_state_dict, with_names
+from rheostat.optimizers.state import SHARED, check_state_dict, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 
 
@@ -97,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(listed, {})
         # torch's own schedulers look here for what they may schedule.
         self.defaults = {
-            name: at_counts(value, START)
+            name: at_counts(value, START, name)
             for rule in self._rules
             for name, value in rule.hyperparameters.items()
         }
@@ -110,17 +111,13 @@ class Optimizer(torch.optim.Optimizer):
         Without a "rule" of its own it gets that of the last group.
 
         Raises:
-            InputError: a key that is neither a hyperparameter of the rule nor a label.
+            InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
+                of its range.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
         known = {**SHARED, **rule.hyperparameters, **rule.scalars}
-        for key in given:
-            if key not in known and key not in LABELS:
-                raise InputError(
-                    f"param group {len(self.param_groups)}: unknown hyperparameter {key!r}; "
-                    f"{nearest(key, rule.hyperparameters)}"
-                )
+        given = check_group(len(self.param_groups), rule, given)
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
         given["params"] = with_names(given["params"], start)

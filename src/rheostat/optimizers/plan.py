@@ -159,9 +159,9 @@ class Plan:
         """
         self.check_ready()
         found: list[Replanned] = []
-        made: dict[tuple[int, int], Schedule] = {}
+        made: dict[tuple[Schedule, int], Schedule] = {}
         for index, old, at in self._owners(hyperparameter):
-            key = (id(old), at)
+            key = (old, at)
             made[key] = made[key] if key in made else new(old, at)
             found.append(Replanned(index, hyperparameter, at, old, made[key]))
         for one in found:
