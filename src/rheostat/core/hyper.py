@@ -226,7 +226,7 @@ def _in_range(argument: Argument, schedule: Schedule, where: str) -> Schedule:
         if wrong := fault(value):
             at = f"at step {step:.10g}"
             raise InputError(f"{where}: its schedule gives {value:g} {at}; it {wrong}")
-    return schedule if schedule.fault else replace(schedule, fault=fault)
+    return replace(schedule, fault=fault)
 
 
 def check_arguments(

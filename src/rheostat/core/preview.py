@@ -124,7 +124,8 @@ class Preview:
         or lowest."""
         low, high = self.grid[max(i - 1, 0)], self.grid[min(i + 1, len(self.grid) - 1)]
         whole = self.unit in WHOLE
-        fine = np.linspace(low, high, int(min(high - low, FINEST)) + 1 if whole else FINER)
+        count = int(min(high - low, FINEST)) + 1 if whole else FINER
+        fine: Array = np.linspace(float(low), float(high), count)
         near = np.unique(np.append(np.rint(fine) if whole else fine, self.grid[i]))
         curve = self.values(near)
         return float(near[int(curve.argmin() if lowest else curve.argmax())])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def rescale_from(
     peak: the peak that it should have had.
     old_peak: the peak that it has; by default the one that it was made with.
     """
-    before = _peak(of) if old_peak is None else old_peak
+    before = peak_of(of) if old_peak is None else old_peak
     if not before:
         raise InputError(
             "rescale_from: old_peak: is required, and above 0, where `of` was made without `peak`"
@@ -79,6 +80,19 @@ def rescale_from(
         return of.values(k) * np.where(k < at, 1.0, factor)
 
     return replace(of, curve=curve, marks=(*of.marks, (at, "another peak from here")))
+
+
+def following(value: float, lead: float) -> float:
+    """`value`, or where it is a number and `lead` a schedule, that schedule with `value` for its
+    peak: the learning rate of the parameters that a rule leaves to another.
+
+    Both are annotated as the numbers that they stand for.
+    """
+    led = cast("object", lead)
+    if not isinstance(led, Schedule) or not isinstance(cast("object", value), int | float):
+        return value
+    peak = peak_of(led) or led.extremes()[1][1]
+    return cast("float", (value / peak) * led) if peak else value
 
 
 _SAME_PEAK = (
@@ -94,14 +108,14 @@ _SAME_PEAK = (
 """Combinators that leave the peak of what they are made of as it is."""
 
 
-def _peak(of: Schedule) -> float | None:
+def peak_of(of: Schedule) -> float | None:
     """The peak that a schedule was made with; None where it cannot be told from its making."""
     if of.origin is None:
         return None
     name, given = of.origin.component.partition("@")[0], of.origin.arguments
     if "peak" in given:
         return given["peak"]
-    inner = _peak(given["of"]) if "of" in given else None
+    inner = peak_of(given["of"]) if "of" in given else None
     if inner is None:
         return None
     if name in ("scale", "on_base"):
