@@ -22,7 +22,7 @@ from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.guard import NonFinite, inspect_gradients
 from rheostat.optimizers.items import Held, Options, make_items, numbers_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
-from rheostat.optimizers.overrides import check_group
+from rheostat.optimizers.overrides import check_group, numbers_given, warn_of_other_numbers
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import Restarted, check_policy
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
@@ -131,6 +131,7 @@ class Optimizer(torch.optim.Optimizer):
             # Here and not in the constructor, as torch's own makes the list of groups.
             self.plan = Plan(self.param_groups, self._rules, self._members)
         check_policy(len(self._rules), rule, group)
+        group["given"] = numbers_given(rule, group)
         self._rules.append(rule)
         self.plan.join(group)
         self._share_scalars(rule, self.param_groups[self._rules.index(rule)])
@@ -361,7 +362,8 @@ class Optimizer(torch.optim.Optimizer):
         """Load a state dict of the same rules over the same parameters.
 
         Parameters are matched by name where both sides have names, and every buffer keeps its own
-        dtype. Nothing is changed unless everything fits.
+        dtype. Nothing is changed unless everything fits. Numbers are those that were saved; where
+        the optimizer was made with others, a RheostatWarning names them.
 
         Raises:
             InputError: names, shapes, buffers or hyperparameters that differ (all of them listed),
@@ -375,6 +377,7 @@ class Optimizer(torch.optim.Optimizer):
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))
             check_owners(index, saved, followed[index], saved=True)
+        warn_of_other_numbers(plan.groups)
         for group, saved in plan.groups:
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         for index, group in enumerate(self.param_groups):
