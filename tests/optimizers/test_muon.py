@@ -184,6 +184,35 @@ def test_schedules_and_groups() -> None:
     assert optimizer.param_groups[1]["lr"] == pytest.approx(2 * lr(1))
 
 
+@pytest.mark.parametrize("name", ["muon", "normuon", "shampoo"])
+def test_the_other_parameters_follow_the_schedule_and_its_restarts(name: str) -> None:
+    lr = rs.schedules.cosine_restarts(0.1, period=3, warmup=1, state="reset_first_moment")
+    optimizer = rs.optimizer(name, _Model(), lr=lr, adamw_lr=3e-3)
+    for _ in range(3):
+        for param in (p for group in optimizer.param_groups for p in group["params"]):
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        updates = optimizer.param_groups[0]["updates"]
+        assert optimizer.param_groups[0]["lr"] == lr(updates)
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(0.03 * lr(updates), rel=1e-15)
+    assert optimizer.last_step is not None
+    assert [(r.group, r.restart.step) for r in optimizer.last_step.restarts] == [(0, 3), (1, 3)]
+    for state in (optimizer.state[p] for p in optimizer.param_groups[1]["params"]):
+        assert not state["exp_avg"].any()
+        assert state["exp_avg_sq"].any()
+
+    # A torch scheduler multiplies every group's, as ever; a constant is asked for by name.
+    plain = rs.optimizer(name, _Model(), lr=0.1, adamw_lr=3e-3)
+    torch.optim.lr_scheduler.LambdaLR(plain, lambda step: 0.5)
+    assert [group["lr"] for group in plain.param_groups] == [0.05, 1.5e-3]
+    apart = rs.optimizer(name, _Model(), lr=lr, adamw_lr=rs.schedules.constant(3e-3))
+    assert apart.param_groups[1]["lr"] == 3e-3
+    table = rs.optimizer(name, _Model(), lr=rs.schedules.table((0.1, 0.4, 0.2)), adamw_lr=3e-3)
+    assert table.param_groups[1]["lr"] == pytest.approx(3e-3 / 4)
+    frozen = rs.optimizer(name, _Model(), lr=rs.schedules.constant(0.0), adamw_lr=3e-3)
+    assert frozen.param_groups[1]["lr"] == 3e-3
+
+
 def test_pytorch_optimizer_agrees() -> None:
     """Keller Jordan's rule as a second library has it, in bfloat16."""
     with warnings.catch_warnings():

@@ -406,3 +406,138 @@ def test_complex_parameters_restart_too() -> None:
     before, after = opt.last_step.restarts[0].norms["exp_avg"]
     assert before == pytest.approx(0.1 * math.sqrt(6))
     assert after == pytest.approx(before / 2)
+
+
+# -- ranges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda p: rs.optimizer("adamw", p, betas=(S.ramp(0.9, 1.1, steps=1000), 0.999)),
+            r"adamw: betas\.0: its schedule gives 1\.1 at step 1000; it should be less than 1",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", p, lr=S.from_function(lambda k: 0.1 - k / 1e3, 500)),
+            r"adamw: lr: from_function: gives -.*; should be finite and not negative",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", p, lr=rs.Schedule(lambda k: 1 - k / 10, horizon=30)),
+            r"adamw: lr: its schedule gives -2 at step 30; it should be greater than or equal to 0",
+        ),
+        (
+            lambda p: rs.optimizer(
+                "adamw", p, betas=(S.join((S.ramp(0.9, 1.2, 7), S.constant(0.9))), 0.9)
+            ),
+            r"betas\.0: its schedule gives 1\.",
+        ),
+        (
+            lambda p: rs.optimizer(
+                rs.chain(
+                    rs.transforms.scale_by_adam(b2=S.triggered(S.ramp(0.9, 1.0, 9), (3, 500)))
+                ),
+                p,
+            ),
+            r"scale_by_adam: b2: its schedule gives 1 at",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", [{"params": p, "betas": (0.9, S.ramp(0.9, 1.0, 5))}]),
+            r"param group 0: betas\.1: its schedule gives 1 at step 5",
+        ),
+        (
+            lambda p: rs.optimizer("adamw", [{"params": p, "weight_decay": -1}]),
+            r"param group 0: weight_decay=-1: should be greater than or equal to 0",
+        ),
+        (
+            lambda p: rs.optimizer(
+                rs.policy(rs.match(rs.component("adamw").factory(), lr=math.nan)), p
+            ),
+            r"param group 0: lr=nan: should be",
+        ),
+    ],
+)
+def test_a_schedule_is_held_against_the_range_over_its_horizon(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        make([nn.Parameter(torch.ones(2))])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_without_a_horizon_is_held_against_the_range_at_each_step() -> None:
+    rising = S.from_function(lambda k: 0.95 + k / 100)
+    param, opt = _made("adamw", betas=(rising, 0.999))
+    _steps(param, opt, 5)  # the last of them leaves 1.0 in the group, which no update has used
+    with pytest.raises(
+        InputError,
+        match=r"param group 0: betas\.0: its schedule gives 1 at 5 updates; it should be",
+    ):
+        _steps(param, opt, 1)
+    param, opt = _made("sgd", lr=S.from_function(lambda k: 0.03 - k / 100))
+    with pytest.raises(InputError, match=r"^lr: at 4 updates: from_function: gives -0.01; "):
+        _steps(param, opt, 9)
+
+
+# -- some of the groups ----------------------------------------------------------------------------
+
+
+def _groups() -> tuple[list[nn.Parameter], Any]:
+    params = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    shared = S.cosine(0.1, steps=10)
+    lrs = [shared, shared, S.cosine(0.01, steps=10)]
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(params, lrs, strict=True)]
+    opt = rs.optimizer("sgd", groups, momentum=0.9)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    for _ in range(4):
+        opt.step()
+    return params, opt
+
+
+def test_a_change_may_be_of_some_groups_alone() -> None:
+    _, opt = _groups()
+    before = [group["lr"] for group in opt.param_groups]
+    assert [one.group for one in opt.plan.change_peak(0.05, group=[0, 1])] == [0, 1]
+    assert opt.plan.schedules[0]["lr"] is opt.plan.schedules[1]["lr"]
+    opt.plan.change_peak(0.02, group=2)
+    after = [group["lr"] for group in opt.param_groups]
+    assert after == pytest.approx([before[0] / 2, before[1] / 2, before[2] * 2])
+    (cooled,) = opt.plan.cool_down(6, group=2)
+    assert (cooled.group, opt.plan.schedules[0]["lr"].horizon, cooled.new.horizon) == (2, 10, 6)
+    assert [one.group for one in opt.plan.extend(20)] == [0, 1, 2]
+
+    _, opt = _groups()
+    assert [one.group for one in opt.plan.restart(group=1)] == [1]
+    assert [g["lr"] for g in opt.param_groups] == pytest.approx([before[0], 0.1, before[2]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda p: p.change_peak(0.05),
+            "lr has several peaks, 0.01 in group 2 and 0.1 in group 0; ",
+        ),
+        (lambda p: p.extend(20, group=3), "group=3: there are groups 0 to 2"),
+        (lambda p: p.extend(20, group=-1), "group=-1: there are groups 0 to 2"),
+        (
+            lambda p: p.extend(20, hyperparameter="momentum", group=[0]),
+            r"not all of group=\[0\] have a schedule of 'momentum'; scheduled: lr",
+        ),
+        (lambda p: p.change(lambda old, at: 0.1), "gives 0.1; should be a schedule"),
+    ],
+)
+def test_what_is_asked_of_the_wrong_groups_changes_nothing(call: Any, message: str) -> None:
+    _, opt = _groups()
+    before = str(opt.state_dict())
+    with pytest.raises(InputError, match=message):
+        call(opt.plan)
+    assert str(opt.state_dict()) == before
+
+
+def test_a_new_plan_is_held_against_the_range_of_the_old() -> None:
+    param, opt = _made("adamw", betas=(0.9, 0.999), lr=S.cosine(0.1, steps=10))
+    _steps(param, opt, 2)
+    opt.plan.change(lambda old, at: rs.Schedule(lambda k: 0.03 - k / 100))
+    _steps(param, opt, 2)
+    with pytest.raises(InputError, match=r"lr: its schedule gives -0.01 at 4 updates; it should"):
+        _steps(param, opt, 1)

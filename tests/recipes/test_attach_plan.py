@@ -54,7 +54,7 @@ def test_changes_of_plan_are_recorded_with_both_curves(tmp_path: Path) -> None:
     with _run(tmp_path / "a", {"schedule": "cosine", "peak": 0.1}) as run:
         _steps(run, 4)
         run.extend(24)
-        run.change_peak(0.05)
+        run.change_peak(0.05, group=0)
         _steps(run, 2)
         run.cool_down(10, shape="linear")
         _steps(run, 2)

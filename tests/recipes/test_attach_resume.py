@@ -219,7 +219,7 @@ def test_changes_of_plan_and_restarts_are_made_again(tmp_path: Path) -> None:
             if run.batches == 5:
                 run.extend(30)
             if run.batches == 7:
-                run.change_peak(0.05)
+                run.change_peak(0.05, group=[0])
             if run.batches == 11:
                 run.cool_down(18)
             torch.manual_seed(run.batches)

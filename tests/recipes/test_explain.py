@@ -76,6 +76,15 @@ def test_each_parameter_has_its_line() -> None:
     assert flops == by_hand
 
 
+def test_what_a_rule_leaves_to_adamw_is_told_with_its_own_range() -> None:
+    text = "optimizer: muon\nlr: {schedule: cosine, peak: 0.02, warmup: 50}\nadamw_lr: 3e-3"
+    made = explain(recipe(text), Transformer(1, 8, 12, 20))
+    assert [line.lr for line in made.lines] == ["cosine", "0.15 × cosine"]
+    assert [p.title for p in made.previews] == ["lr of muon@1", "adamw_lr of muon@1"]
+    assert [p.usual for p in made.previews] == [(1e-3, 0.1), (1e-5, 1e-2)]
+    assert not [warning for preview in made.previews for warning in preview.warnings]
+
+
 def test_shards_are_rounded_up_and_what_is_not_shaped_alike_is_whole() -> None:
     net = nn.Sequential(nn.Linear(4, 10, bias=False))
     [row] = explain(recipe("optimizer: adamw"), net, ranks=4).rows

@@ -199,3 +199,45 @@ def test_presets_have_the_cadence_that_their_cards_state() -> None:
     steps = np.arange(700)
     family = S.cosine_restarts(0.3, period=100, steps=700, multiplier=2)
     assert (S.restart_sgdr(0.3, steps=700).values(steps) == family.values(steps)).all()
+
+
+@settings(max_examples=150)
+@given(
+    period=st.integers(1, 30),
+    multiplier=st.sampled_from([1.0, 1.3]),
+    per_update=st.floats(1e-4, 1e5),
+    length=st.integers(1, 700),
+    offset=st.integers(0, 90),
+    chosen=st.sampled_from(["in_unit", "there and back", "restart", "extend", "shift", "repeat"]),
+)
+def test_restarts_ascend_and_are_where_the_value_jumps_in_whatever_they_are_wrapped(
+    period: int, multiplier: float, per_update: float, length: int, offset: int, chosen: str
+) -> None:
+    # Steps are converted there and back in floats, where a restart could stay behind itself.
+    inner = S.linear_restarts(1.0, period=period, steps=100, multiplier=multiplier)
+    tokens = S.in_unit(inner, "tokens", per_update)
+    made = {
+        "in_unit": lambda: tokens,
+        "there and back": lambda: S.in_unit(tokens, "updates", per_update * 0.7),
+        "restart": lambda: S.restart(inner, period=length, steps=3 * length, multiplier=1.1),
+        "extend": lambda: (
+            S.extend(tokens, at=offset, steps=(tokens.horizon or 0) + length)
+            if offset < (tokens.horizon or 0)
+            else tokens
+        ),
+        "shift": lambda: S.join((S.shift(tokens, by=offset), tokens)),
+        "repeat": lambda: S.repeat(S.shift(inner, by=offset), times=3),
+    }[chosen]()
+    step, whole = 0.0, made.unit == "updates"
+    for _ in range(300):
+        following = made.next_restart(step)
+        if following == math.inf:
+            break
+        assert following > step
+        assert not whole or following == int(following)
+        before = following - 1 if whole else math.nextafter(following, 0)
+        # Where several lie in one update, there may be nothing to be seen.
+        assert whole or made(following) > made(before)
+        step = following
+    else:
+        pytest.fail("they do not end")

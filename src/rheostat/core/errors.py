@@ -29,6 +29,10 @@ class MachineError(RheostatError, OSError):
     exit_code = 3
 
 
+class RheostatWarning(UserWarning):
+    """What was done as asked, and may not be what was meant; its text is one finished sentence."""
+
+
 def closest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that a misspelt name most likely means; None where none is near."""
     close = difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.6)

@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, SupportsFloat, SupportsIndex, cast
 
@@ -196,12 +196,37 @@ def _is_live(value: Any) -> bool:
     return isinstance(value, Schedule) or (not plain and isinstance(value, SupportsFloat))
 
 
-def _kept(given: Any, checked: Any) -> Any:
+def _kept(argument: Argument, given: Any, checked: Any, where: str) -> Any:
     """The checked value, with schedules and tensors as they were given."""
     if isinstance(given, tuple | list):
-        pairs = zip(cast("tuple[Any, ...]", given), checked, strict=True)
-        return tuple(_kept(*pair) for pair in pairs)
+        items = tuple(cast("tuple[Any, ...]", given))
+        parts = argument.parts(len(items)) or []
+        return tuple(
+            _kept(part, item, value, f"{where}.{i}")
+            for i, (part, item, value) in enumerate(zip(parts, items, checked, strict=True))
+        )
+    if isinstance(given, Schedule):
+        return _in_range(argument, given, where)
     return given if _is_live(given) else checked
+
+
+def _in_range(argument: Argument, schedule: Schedule, where: str) -> Schedule:
+    """The schedule, held against the argument's range: now as far as it is known, and by whoever
+    runs it at each step."""
+
+    def fault(value: float) -> str | None:
+        faults = argument.check(value)[1]
+        return faults[0].message if faults else None
+
+    try:
+        extremes = schedule.extremes()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    for step, value in extremes:
+        if wrong := fault(value):
+            at = f"at step {step:.10g}"
+            raise InputError(f"{where}: its schedule gives {value:g} {at}; it {wrong}")
+    return replace(schedule, fault=fault)
 
 
 def check_arguments(
@@ -226,10 +251,23 @@ def check_arguments(
                 raise InputError(f"{where}: {name}: is required")
             complete[name] = argument.default
             continue
-        given = arguments[name]
-        checked, faults = argument.check(_present(given) if argument.number else given)
-        if faults:
-            path = ".".join(str(part) for part in (name, *faults[0].path))
-            raise InputError(f"{where}: {path}={faults[0].found!r}: {faults[0].message}")
-        complete[name] = _kept(given, checked) if argument.number else checked
+        complete[name] = check_argument(argument, arguments[name], where)
     return complete
+
+
+def check_argument(argument: Argument, given: Any, where: str) -> Any:
+    """The value in its type; schedules and tensors stay as they were given.
+
+    Raises InputError for a wrong type, a value out of range or not finite; a schedule of numbers
+    is held against the range at the steps that are known, and bears it from here on.
+    """
+    path = f"{where}: {argument.name}"
+    try:
+        present = _present(given) if argument.number else given
+    except InputError as error:  # of a schedule's own
+        raise InputError(f"{path}: {error}") from None
+    checked, faults = argument.check(present)
+    if faults:
+        inside = "".join(f".{part}" for part in faults[0].path)
+        raise InputError(f"{path}{inside}={faults[0].found!r}: {faults[0].message}")
+    return _kept(argument, given, checked, path) if argument.number else checked

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rheostat.core.errors import InputError
-from rheostat.core.preview import Preview
+from rheostat.core.preview import WHOLE, Preview
 
 Array: TypeAlias = NDArray[np.float64]
 Curve = Callable[[Array], Array]
@@ -27,6 +27,10 @@ Past = Literal["hold", "raise"]
 """What a schedule does past its horizon: keep the value it has there, or refuse."""
 BLOCK = 2**14
 """Steps that a curve is asked for at a time: what it computes on the way stays in the cache."""
+Marks: TypeAlias = tuple[tuple[float, str], ...]
+"""Steps, and what happens there."""
+SAMPLES = 256
+"""Steps at which a schedule is held against the range of a hyperparameter before it runs."""
 StateAction = Literal["keep", "reset", "decay", "reset_first_moment"]
 """What becomes of the optimizer's state at a restart."""
 
@@ -86,6 +90,8 @@ class Schedule:
     does beyond. `starts` gives the first step after a given one at which a cycle begins (inf where
     there is none), and `at_restart` what becomes of the optimizer's state there. `unit` is what
     steps count. `base` is the value that it multiplies, where others may write another one.
+    `marks` are steps worth knowing of besides (a drop, the beginning of a cool-down). `fault` says
+    what is wrong with a value, None where nothing is: of the hyperparameter that it was given to.
     Schedules of one unit add and multiply: `a + b`, `a * b`, `0.5 * a`.
     """
 
@@ -96,6 +102,8 @@ class Schedule:
     past: Past = "hold"
     at_restart: StatePolicy = StatePolicy()
     base: float | None = None
+    marks: Marks = ()
+    fault: Callable[[float], str | None] | None = field(default=None, compare=False)
     origin: Origin | None = field(default=None, compare=False)
 
     def __call__(self, step: float) -> float:
@@ -129,6 +137,23 @@ class Schedule:
             found[start : start + BLOCK] = self.curve(steps[start : start + BLOCK])
         return found.reshape(array.shape)
 
+    def extremes(self) -> tuple[tuple[float, float], ...]:
+        """The steps where it is lowest and highest, each with its value: of some hundreds of steps
+        up to the horizon, restarts and named steps with both their sides among them. Without a
+        horizon it looks as far as steps are named, or at step 0 alone."""
+        last = max((step for step, _ in self.marks), default=0.0)
+        end, whole = last if self.horizon is None else float(self.horizon), self.unit in WHOLE
+        grid = np.linspace(0, end, int(min(end, SAMPLES)) + 1 if whole or not end else SAMPLES)
+        named = [side for step, _ in self.marks if step <= end for side in (max(step - 1, 0), step)]
+        following = self.next_restart(0)
+        while following <= end and len(named) < SAMPLES:
+            named.append(following)
+            following = self.next_restart(following)
+        steps = np.concatenate([np.rint(grid) if whole else grid, np.array(named)])
+        values = self.values(steps)
+        lowest, highest = int(values.argmin()), int(values.argmax())
+        return tuple((float(steps[i]), float(values[i])) for i in (lowest, highest))
+
     def next_restart(self, after: float) -> float:
         """The first restart after a step and before the horizon; inf where there is none.
 
@@ -145,28 +170,35 @@ class Schedule:
         """
         return tuple(math.ceil(step) for step in self._restarts(None))
 
-    def restart_events(self, before: float | None = None) -> tuple[Restart, ...]:
-        """Every restart before a step (by default the horizon), with its cycle, length and jump.
+    def restart_events(
+        self, before: float | None = None, *, after: float = 0, cycle: int = 1
+    ) -> tuple[Restart, ...]:
+        """Every restart after one step and before another, with its cycle, length and jump.
+
+        Args:
+            before: by default the horizon.
+            after: only those behind this step; who knows their number need not list the others.
+            cycle: the number of the first.
 
         Raises:
             InputError: they have no end, and no step was given.
         """
-        steps = list(self._restarts(before))
+        steps = list(self._restarts(before, after))
         whole = self.unit == "updates"
         sides = [step - 1 if whole else math.nextafter(step, 0) for step in steps]
         low, high = self.values(sides), self.values(steps)
         return tuple(
-            Restart(_tidy(step), i + 1, self._length(step), float(low[i]), float(high[i]))
+            Restart(_tidy(step), cycle + i, self._length(step), float(low[i]), float(high[i]))
             for i, step in enumerate(steps)
         )
 
-    def _restarts(self, before: float | None) -> Iterator[float]:
+    def _restarts(self, before: float | None, after: float = 0) -> Iterator[float]:
         if before is None and self.horizon is None and self.next_restart(0) < math.inf:
             raise InputError(
                 "this schedule restarts for ever; give it a horizon (steps=…), or ask for "
                 "restart_events(before=…)"
             )
-        step = self.next_restart(0)
+        step = self.next_restart(after)
         while step < (math.inf if before is None else before):
             yield step
             step = self.next_restart(step)
@@ -201,6 +233,7 @@ class Schedule:
             raise InputError(f"preview: steps={length}: give the length of the run, from 1 on")
         if beside is not None:
             shared_unit("preview", (self, beside))
+        end = math.inf if self.horizon is None else self.horizon
         return Preview(
             title=title,
             unit=self.unit,
@@ -208,6 +241,8 @@ class Schedule:
             values=self.values,
             horizon=self.horizon,
             restarts=tuple(r.step for r in self.restart_events(before=length)),
+            marks=tuple(mark for mark in self.marks if mark[0] <= end),
+            constant=_is_constant(self),
             beside=beside and beside.values,
             usual=usual,
         )
@@ -286,7 +321,22 @@ def _together(
         starts=lambda k: min(s.next_restart(k) for s in schedules),
         unit=shared_unit(name, schedules),
         at_restart=shared_policy(name, schedules),
+        marks=tuple(mark for s in schedules for mark in s.marks),
     )
+
+
+def _is_constant(schedule: Schedule) -> bool:
+    """Whether it was made to stay as it is, as far as its making tells."""
+    if schedule.origin is None:
+        return True
+    inner = _within(list(schedule.origin.arguments.values()))
+    return all(map(_is_constant, inner)) if inner else schedule.origin.component == "constant@1"
+
+
+def _within(value: Any) -> list[Schedule]:
+    if isinstance(value, tuple | list):
+        return [found for part in cast("Sequence[Any]", value) for found in _within(part)]
+    return [value] if isinstance(value, Schedule) else []
 
 
 def shared_unit(name: str, schedules: Iterable[Schedule]) -> Unit:

@@ -37,21 +37,22 @@ def line_chart(
     lines: Sequence[Line],
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
-    """The chart, both axes from 0. `marks` are upright lines at an x, each with what it says.
+    """The chart, its x axis from 0, its y axis from what `drawn_from` says. `marks` are upright
+    lines at an x, each with what it says.
 
     Everything is drawn in `currentColor`, so that a page's own light or dark text colour holds; a
     file opened by itself follows the reader's preference.
     """
     right = max(float(line.x[-1]) for line in lines)
     top = max(float(line.y.max()) for line in lines) or 1.0
-    x_ticks, y_ticks = _ticks(right, 6), _ticks(top, 5)
-    top = max(top, y_ticks[-1])
+    x_ticks, y_ticks = _ticks(0, right, 6), _ticks(drawn_from([line.y for line in lines]), top, 5)
+    bottom, top = y_ticks[0], max(top, y_ticks[-1])
 
     def across(x: float) -> float:
         return LEFT + COLUMNS * x / right
 
     def down(y: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - y / top)
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - bottom) / (top - bottom))
 
     floor = HEIGHT - BOTTOM
     name = sha256(f"{title}{description}".encode()).hexdigest()[:8]
@@ -67,7 +68,7 @@ def line_chart(
         f'<text x="{LEFT}" y="20" font-size="14" font-weight="600">{escape(title)}</text>',
     ]
     for y in y_ticks:
-        rule = f'stroke="currentColor" stroke-opacity="{0.6 if y == 0 else 0.15}"'
+        rule = f'stroke="currentColor" stroke-opacity="{0.6 if y == bottom else 0.15}"'
         drawn += [
             f'<path d="M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}" {rule}/>',
             f'<text x="{LEFT - 8}" y="{down(y) + 4:.1f}" text-anchor="end">{y:.6g}</text>',
@@ -115,11 +116,20 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     return drawn
 
 
-def _ticks(top: float, about: int) -> list[float]:
-    """Round numbers from 0 to `top` or just short of it, some `about` of them."""
-    size = 10 ** math.floor(math.log10(top / about))
-    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m * about >= top * (1 - 1e-9))
-    return [i * step for i in range(math.floor(top / step * (1 + 1e-9)) + 1)]
+def drawn_from(curves: Sequence[Array]) -> float:
+    """What a scale of these values begins with: 0, or the lowest of values that are all in the
+    upper half, which would look level from 0."""
+    low, high = min(float(y.min()) for y in curves), max(float(y.max()) for y in curves)
+    return low if high / 2 < low < high else 0.0
+
+
+def _ticks(low: float, top: float, about: int) -> list[float]:
+    """Round numbers from `low` or just below it to `top` or just short of it, some `about`."""
+    span = top - low
+    size = 10 ** math.floor(math.log10(span / about))
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m * about >= span * (1 - 1e-9))
+    first, last = math.floor(low / step * (1 + 1e-9)), math.floor(top / step * (1 + 1e-9))
+    return [i * step for i in range(first, last + 1)]
 
 
 def _outline(line: Line, right: float) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from rheostat.core.errors import InputError, nearest
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.closures import evaluator
@@ -22,12 +22,13 @@ from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
+from rheostat.optimizers.overrides import check_group, numbers_given, warn_of_other_numbers
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
-from rheostat.optimizers.state import LABELS, SHARED, check_state_dict, with_names
+from rheostat.optimizers.state import SHARED, check_state_dict, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
 
@@ -84,7 +85,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(listed, {})
         # torch's own schedulers look here for what they may schedule.
         self.defaults = {
-            name: at_counts(value, START)
+            name: at_counts(value, START, name)
             for rule in self._rules
             for name, value in rule.hyperparameters.items()
         }
@@ -97,17 +98,13 @@ class Optimizer(torch.optim.Optimizer):
         Without a "rule" of its own it gets that of the last group.
 
         Raises:
-            InputError: a key that is neither a hyperparameter of the rule nor a label.
+            InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
+                of its range.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
         known = {**SHARED, **rule.hyperparameters, **rule.scalars}
-        for key in given:
-            if key not in known and key not in LABELS:
-                raise InputError(
-                    f"param group {len(self.param_groups)}: unknown hyperparameter {key!r}; "
-                    f"{nearest(key, rule.hyperparameters)}"
-                )
+        given = check_group(len(self.param_groups), rule, given)
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
@@ -122,6 +119,7 @@ class Optimizer(torch.optim.Optimizer):
             # Here and not in the constructor, as torch's own makes the list of groups.
             self.plan = Plan(self.param_groups, self._rules, self._members, self._learn)
         check_policy(len(self._rules), rule, group)
+        group["given"] = numbers_given(rule, group)
         self._rules.append(rule)
         self.plan.join(group)
         self._share_scalars(rule, self.param_groups[self._rules.index(rule)])
@@ -348,7 +346,8 @@ class Optimizer(torch.optim.Optimizer):
         """Load a state dict of the same rules over the same parameters.
 
         Parameters are matched by name where both sides have names, and every buffer keeps its own
-        dtype. Nothing is changed unless everything fits.
+        dtype. Nothing is changed unless everything fits. Numbers are those that were saved; where
+        the optimizer was made with others, a RheostatWarning names them.
 
         Raises:
             InputError: names, shapes, buffers or hyperparameters that differ (all of them listed),
@@ -362,6 +361,7 @@ class Optimizer(torch.optim.Optimizer):
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))
             check_owners(index, saved, followed[index], saved=True)
+        warn_of_other_numbers(plan.groups)
         for group, saved in plan.groups:
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         for index, group in enumerate(self.param_groups):

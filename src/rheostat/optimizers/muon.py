@@ -9,6 +9,7 @@ from rheostat.core.registry import register
 from rheostat.core.transform import Transform, chain
 from rheostat.optimizers.adamw import adamw
 from rheostat.optimizers.policy import Policy, match, policy
+from rheostat.schedules.changes import following
 from rheostat.transforms.decay import add_decayed_weights
 from rheostat.transforms.orthogonal import (
     Coefficients,
@@ -46,7 +47,8 @@ def muon(
     Variant: the author's, which multiplies by √max(1, m/n) for m rows and n columns; `scale` names
      other published rules, whose steps differ up to sevenfold at the same lr. A convolution is a
      matrix of its output channels. Embeddings, the head (the last linear layer), norms, biases and
-     vectors are AdamW's, with arguments of their own; their lr is not tied to this one's schedule.
+     vectors are AdamW's, with arguments of their own. Where lr is a schedule and adamw_lr a number,
+     theirs is the same curve with adamw_lr for its peak, and restarts with it.
     Equals: torch.optim.Muon with adjust_lr_fn="original" (scale "original") or "match_rms_adamw"
      (scale "match_rms"), to bfloat16 rounding.
     Assumes: parameters that act as matrices, on vectors from both sides; a momentum whose small
@@ -90,8 +92,8 @@ def muon(
     split: shell patterns of the names of fused matrices, and the proportions of their rows that are
      matrices of their own, such as {"*.qkv.weight": [1, 1, 1]}. Usual None: naming fused matrices
      gives each part a step of its own.
-    adamw_lr: step size of the other parameters. Usual [1e-5, 1e-2] weight: as AdamW's lr, for all
-     but the matrices.
+    adamw_lr: step size of the other parameters, or its peak where lr is a schedule. Usual
+     [1e-5, 1e-2] weight: as AdamW's lr, for all but the matrices.
     adamw_betas: AdamW's decay rates. Usual [0.8, 0.95], [0.95, 0.9999]: higher averages over more
      steps, which is steadier and slower to notice a change.
     adamw_eps: AdamW's eps, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger damps
@@ -111,5 +113,8 @@ def muon(
     return policy(
         *(match(rule(parts), name=pattern) for pattern, parts in (split or {}).items()),
         match(rule(), role=("matrix", "convolution"), optional=True),
-        match(adamw(adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay), optional=True),
+        match(
+            adamw(following(adamw_lr, lr), adamw_betas, adamw_eps, adamw_weight_decay),
+            optional=True,
+        ),
     )

@@ -12,6 +12,7 @@ from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
 from rheostat.optimizers.adamw import adamw
 from rheostat.optimizers.policy import Policy, match, policy
+from rheostat.schedules.changes import following
 from rheostat.transforms.decay import add_decayed_weights
 from rheostat.transforms.orthogonal import (
     Coefficients,
@@ -121,8 +122,8 @@ def normuon(
     split: shell patterns of the names of fused matrices, and the proportions of their rows that are
      matrices of their own, such as {"*.qkv.weight": [1, 1, 1]}. Usual None: naming fused matrices
      gives each part a step of its own.
-    adamw_lr: step size of the other parameters. Usual [1e-5, 1e-2] weight: as AdamW's lr, for all
-     but the matrices.
+    adamw_lr: step size of the other parameters, or its peak where lr is a schedule. Usual
+     [1e-5, 1e-2] weight: as AdamW's lr, for all but the matrices.
     adamw_betas: AdamW's decay rates. Usual [0.8, 0.95], [0.95, 0.9999]: higher averages over more
      steps, which is steadier and slower to notice a change.
     adamw_eps: AdamW's eps, in units of the gradient. Usual [1e-10, 1e-4] gradient: larger damps
@@ -143,5 +144,8 @@ def normuon(
     return policy(
         *(match(rule(parts), name=pattern) for pattern, parts in (split or {}).items()),
         match(rule(), role=("matrix", "convolution"), optional=True),
-        match(adamw(adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay), optional=True),
+        match(
+            adamw(following(adamw_lr, lr), adamw_betas, adamw_eps, adamw_weight_decay),
+            optional=True,
+        ),
     )

@@ -7,14 +7,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 from torch import Tensor
 
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule, StateAction, StatePolicy
 from rheostat.core.transform import Transform
-from rheostat.optimizers.restarting import Restarted, begin, move
+from rheostat.optimizers.restarting import CycleCounts, Restarted, begin, begin_all, reached
 from rheostat.optimizers.scheduled import (
     COUNTS,
     at_counts,
@@ -25,12 +25,16 @@ from rheostat.optimizers.scheduled import (
     log_key,
     schedules_in,
 )
-from rheostat.schedules.changes import cooldown_from, extend, rescale_from
-from rheostat.schedules.restarts import triggered
+from rheostat.schedules.changes import cooldown_from, extend, peak_of, rescale_from
+from rheostat.schedules.restarts import begun_again
 from rheostat.schedules.shapes import ShapeName
 
 Members = Callable[[int], Sequence[tuple[Tensor, dict[str, Tensor]]]]
 """Index of a group -> its parameters that have state, with it."""
+
+
+Groups: TypeAlias = int | Sequence[int] | None
+"""The param groups that a change is about, by index; None: all that have such a schedule."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Plan:
         self._learn = learn
         self._made: list[dict[str, Any]] = []
         self._changed: set[tuple[int, str]] = set()
+        self._cycles = CycleCounts()
         self.schedules: list[dict[str, Any]] = []
 
     def join(self, group: dict[str, Any]) -> None:
@@ -97,17 +102,25 @@ class Plan:
                 raise InputError(f"consumed: unknown unit {unit!r}; {nearest(unit, COUNTS)}")
             if not 0 <= count < math.inf:
                 raise InputError(f"consumed: {unit}={count!r}: should be finite and not negative")
+        begun = self._move(counts)
         for group in self._groups:
             group["uncounted"] = tuple(unit for unit in group["uncounted"] if unit not in counts)
-        return self._move(counts)
+        return begun
 
     def _move(self, counts: Mapping[str, float]) -> tuple[Restarted, ...]:
-        found: list[Restarted] = []
+        # All are looked at before any is moved: what is refused changes nothing.
+        found = [
+            reached(index, group, self.schedules[index], counts, self._cycles)
+            for index, group in enumerate(self._groups)
+        ]
+        told: list[Restarted] = []
         for index, (group, rule) in enumerate(zip(self._groups, self._rules, strict=True)):
-            schedules = self.schedules[index]
-            found += move(index, group, rule, schedules, self._members, counts)
+            for unit, more in counts.items():
+                group[unit] += more
+            if found[index]:
+                told += begin_all(index, group, rule, self._members(index), found[index])
             self._refresh(index, group)
-        return tuple(found)
+        return tuple(told)
 
     def updates_to_restart(self) -> float:
         """How many updates from now the next restart is that updates reach; inf where none is."""
@@ -136,22 +149,41 @@ class Plan:
 
     # -- changes by name ------------------------------------------------------------------------
 
-    def extend(self, steps: int, hyperparameter: str = "lr") -> list[Replanned]:
+    # Each takes the groups that it is about, by default all in which the hyperparameter has a
+    # schedule, and raises InputError where none of them has.
+
+    def extend(
+        self, steps: int, hyperparameter: str = "lr", *, group: Groups = None
+    ) -> list[Replanned]:
         """Move the horizon out to `steps`; what is left of the curve is stretched.
 
-        Raises InputError where nothing is scheduled, or nothing is left of the plan.
+        Raises InputError where nothing is left of the plan.
         """
-        return self.change(lambda old, at: extend(old, at, steps), hyperparameter)
+        return self.change(lambda old, at: extend(old, at, steps), hyperparameter, group=group)
 
     def change_peak(
-        self, peak: float, hyperparameter: str = "lr", old_peak: float | None = None
+        self,
+        peak: float,
+        hyperparameter: str = "lr",
+        old_peak: float | None = None,
+        *,
+        group: Groups = None,
     ) -> list[Replanned]:
         """From here on, the values that the schedule would have with this peak in place of
         `old_peak`, by default the one that it was made with.
 
-        Raises InputError where nothing is scheduled, or nobody can tell the old peak.
+        Raises InputError where nobody can tell the old peak, or the groups have several.
         """
-        return self.change(lambda old, at: rescale_from(old, at, peak, old_peak), hyperparameter)
+        owners = self._owners(hyperparameter, group)
+        peaks = {old_peak or peak_of(old): index for index, old, _ in reversed(owners)}
+        if len(peaks) > 1:
+            said = " and ".join(f"{one or math.nan:g} in group {i}" for one, i in peaks.items())
+            raise InputError(
+                f"plan: {hyperparameter} has several peaks, {said}; say which with group=…"
+            )
+        return self.change(
+            lambda old, at: rescale_from(old, at, peak, old_peak), hyperparameter, group=group
+        )
 
     def cool_down(
         self,
@@ -159,39 +191,47 @@ class Plan:
         shape: ShapeName = "linear",
         floor: float = 0.0,
         hyperparameter: str = "lr",
+        *,
+        group: Groups = None,
     ) -> list[Replanned]:
         """From the present value down to `floor`, which is reached at `steps`, the new horizon.
 
-        Raises InputError where nothing is scheduled, or `steps` is past.
+        Raises InputError where `steps` is past, or `floor` above the present value.
         """
         return self.change(
-            lambda old, at: cooldown_from(old, at, steps, shape, floor), hyperparameter
+            lambda old, at: cooldown_from(old, at, steps, shape, floor), hyperparameter, group=group
         )
 
     def change(
-        self, new: Callable[[Schedule, int], Schedule], hyperparameter: str = "lr"
+        self,
+        new: Callable[[Schedule, int], Schedule],
+        hyperparameter: str = "lr",
+        *,
+        group: Groups = None,
     ) -> list[Replanned]:
         """Put `new(old, count)` in the place of each group's schedule of a hyperparameter.
 
-        Groups that share a schedule go on sharing one. Raises InputError where nothing is
-        scheduled, and what `new` raises; nothing is changed then.
+        Groups that share a schedule go on sharing one. Raises InputError where `new` does, or gives
+        no schedule; nothing is changed then.
         """
         self._learn()
         self.check_ready()
         found: list[Replanned] = []
-        made: dict[tuple[int, int], Schedule] = {}
-        for index, old, at in self._owners(hyperparameter):
-            key = (id(old), at)
-            made[key] = made[key] if key in made else new(old, at)
+        made: dict[tuple[Schedule, int], Schedule] = {}
+        for index, old, at in self._owners(hyperparameter, group):
+            key = (old, at)
+            if key not in made:
+                made[key] = _schedule(new(old, at), old)
             found.append(Replanned(index, hyperparameter, at, old, made[key]))
         for one in found:
-            group = self._groups[one.group]
+            changed = self._groups[one.group]
             self.schedules[one.group][hyperparameter] = one.new
             self._made[one.group][hyperparameter] = one.new
-            group[log_key(hyperparameter)] = ()
-            group["plan"] = _written(self._made[one.group])
+            changed[log_key(hyperparameter)] = ()
+            changed["plan"] = _written(self._made[one.group])
             self._changed.add((one.group, hyperparameter))
-            self._refresh(one.group, group)
+            self._cycles.forget(one.group)
+            self._refresh(one.group, changed)
         return found
 
     def restart(
@@ -199,6 +239,8 @@ class Plan:
         state: StateAction | None = None,
         factor: float = 0.5,
         hyperparameter: str = "lr",
+        *,
+        group: Groups = None,
     ) -> tuple[Restarted, ...]:
         """Begin the schedule again from its step 0 with the next update, as a criterion may ask.
 
@@ -206,7 +248,7 @@ class Plan:
         what becomes of the optimizer's state (by default what the schedule says), `factor` what
         "decay" multiplies it by.
 
-        Raises InputError where nothing is scheduled in updates, no update was made since the last
+        Raises InputError where it is not scheduled in updates, no update was made since the last
         start, or the plan was changed by name before: then it is not known which one to begin.
         """
         if state is not None and state not in get_args(StateAction):
@@ -214,7 +256,7 @@ class Plan:
         if not 0 <= factor <= 1:
             raise InputError(f"restart: factor={factor!r}: should be between 0 and 1")
         self._learn()
-        owners = self._owners(hyperparameter)
+        owners = self._owners(hyperparameter, group)
         for index, old, at in owners:
             log = self._groups[index][log_key(hyperparameter)]
             if old.unit != "updates":
@@ -228,16 +270,19 @@ class Plan:
                 raise InputError(f"restart: no update was made since the last start, at {at}")
         found: list[Restarted] = []
         for index, old, at in owners:
-            group = self._groups[index]
-            log = (*group[log_key(hyperparameter)], at)
-            again = _begun_again(self._made[index][hyperparameter], log)
+            begun = self._groups[index]
+            log = (*begun[log_key(hyperparameter)], at)
+            again = begun_again(self._made[index][hyperparameter], log)
             self.schedules[index][hyperparameter] = again
-            group[log_key(hyperparameter)] = log
+            begun[log_key(hyperparameter)] = log
             policy = old.at_restart if state is None else StatePolicy(state, factor)
-            event = again.restart_events(before=at + 1)[-1]
-            norms = begin(policy, group, self._rules[index], self._members(index))
+            place = (index, hyperparameter, 0)
+            cycle = self._cycles.up_to(place, old, at) + (old.next_restart(at - 1) != at)
+            self._cycles.begun(place, at, cycle)
+            (event,) = again.restart_events(before=at + 1, after=at - 1, cycle=cycle)
+            norms = begin(policy, begun, self._rules[index], self._members(index))
             found.append(Restarted(index, hyperparameter, event, policy, norms))
-            self._refresh(index, group)
+            self._refresh(index, begun)
         return tuple(found)
 
     def following(self, index: int, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,26 +297,34 @@ class Plan:
                 f"{mine}; build it with the plan that it was saved with, and then change it by name"
             )
         return {
-            key: _begun_again(made, tuple(log)) if (log := saved.get(log_key(key), ())) else made
+            key: begun_again(made, tuple(log)) if (log := saved.get(log_key(key), ())) else made
             for key, made in self._made[index].items()
         }
 
     def follow(self, index: int, schedules: dict[str, Any]) -> None:
         """Go on with what `following` gave."""
         self.schedules[index] = schedules
+        self._cycles.forget(index)
 
-    def _owners(self, hyperparameter: str) -> list[tuple[int, Schedule, int]]:
+    def _owners(self, hyperparameter: str, group: Groups) -> list[tuple[int, Schedule, int]]:
+        """The groups that a change is about: index, schedule, and where it is."""
+        every = range(len(self.schedules))
+        asked = every if group is None else [group] if isinstance(group, int) else group
+        for index in asked:
+            if index not in every:
+                raise InputError(f"plan: group={index!r}: there are groups 0 to {every[-1]}")
         found = [
             (index, schedule, self._count(hyperparameter, index, schedule))
-            for index, schedules in enumerate(self.schedules)
-            if isinstance(schedule := schedules.get(hyperparameter), Schedule)
+            for index in dict.fromkeys(asked)
+            if isinstance(schedule := self.schedules[index].get(hyperparameter), Schedule)
         ]
-        if not found:
-            owned = sorted({key for schedules in self.schedules for key in schedules})
-            there = f"; scheduled: {', '.join(owned)}" if owned else "; nothing is"
-            parts = " as a whole" if hyperparameter in owned else ""
-            raise InputError(f"plan: no group has a schedule of {hyperparameter!r}{parts}{there}")
-        return found
+        if found and (group is None or len(found) == len({*asked})):
+            return found
+        owned = sorted({key for index in asked for key in self.schedules[index]})
+        there = f"; scheduled: {', '.join(owned)}" if owned else "; nothing is"
+        parts = " as a whole" if hyperparameter in owned else ""
+        who = "no group has" if group is None else f"not all of group={group!r} have"
+        raise InputError(f"plan: {who} a schedule of {hyperparameter!r}{parts}{there}")
 
     def _count(self, hyperparameter: str, index: int, schedule: Schedule) -> int:
         count = self._groups[index][schedule.unit]
@@ -283,10 +336,11 @@ class Plan:
         return int(count)
 
 
-def _begun_again(made: Schedule, log: tuple[int, ...]) -> Schedule:
-    own = made.at_restart
-    again = triggered(made, log, state=own.action, state_factor=own.factor)
-    return replace(again, base=made.base)
+def _schedule(made: object, old: Schedule) -> Schedule:
+    """What a change gave, for the hyperparameter that the old schedule has."""
+    if not isinstance(made, Schedule):
+        raise InputError(f"plan.change: gives {made!r}; should be a schedule, such as constant(…)")
+    return replace(made, fault=old.fault)
 
 
 def _written(schedules: Mapping[str, Any]) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.schedule import Restart, StatePolicy, never
+from rheostat.core.schedule import Restart, Schedule, StatePolicy, never
 from rheostat.core.transform import Transform
 from rheostat.optimizers.scheduled import schedules_in
 from rheostat.signals.norms import total_norm
@@ -32,6 +32,12 @@ _CONCERNED: Mapping[str, tuple[str, ...]] = {
 }
 """Action -> the buffers that it is about; of the others all, or none."""
 
+Place: TypeAlias = tuple[int, str, int]
+"""Where a schedule is: the index of its group, its hyperparameter, and which part of a tuple."""
+
+MOST = 1000
+"""More cycles than this in one step are counted in the wrong unit."""
+
 
 @dataclass(frozen=True)
 class Restarted:
@@ -47,35 +53,98 @@ class Restarted:
     norms: Mapping[str, tuple[float, float]]
 
 
-def move(
+class Reached(NamedTuple):
+    """A restart that the counts of a group come to, and the schedule that it is of."""
+
+    hyperparameter: str
+    schedule: Schedule
+    restart: Restart
+
+
+class CycleCounts:
+    """How many cycles each schedule has begun.
+
+    It counts on from where it was last asked, so that the account of a restart costs the same
+    however many went before it; after a load they are counted once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Place, tuple[float, int]] = {}
+
+    def up_to(self, place: Place, schedule: Schedule, count: float) -> int:
+        """The restarts of the schedule at a place, up to a count."""
+        at, number = self._known.get(place, (0.0, 0))
+        if at > count:
+            at, number = 0.0, 0
+        while (following := schedule.next_restart(at)) <= count:
+            at, number = following, number + 1
+        self._known[place] = (at, number)
+        return number
+
+    def begun(self, place: Place, at: float, number: int) -> None:
+        """Note that cycle `number` began at a count."""
+        self._known[place] = (at, number)
+
+    def forget(self, index: int) -> None:
+        """Count those of a group anew: it has other schedules now."""
+        self._known = {place: known for place, known in self._known.items() if place[0] != index}
+
+
+def reached(
+    index: int,
+    group: Mapping[str, Any],
+    schedules: Mapping[str, Any],
+    counts: Mapping[str, float],
+    cycles: CycleCounts,
+) -> list[Reached]:
+    """The restarts that a group reaches when its counts move on by so much, in order.
+
+    Raises InputError where they are too many for one step.
+    """
+    found: list[Reached] = []
+    for key, value in schedules.items():
+        for part, schedule in enumerate(schedules_in(value)):
+            unit = schedule.unit
+            if unit not in counts:
+                continue
+            before, now = group[unit], group[unit] + counts[unit]
+            step = schedule.next_restart(before)
+            if step > now:
+                continue
+            for _ in range(MOST):
+                step = schedule.next_restart(step)
+                if step > now:
+                    break
+            else:
+                raise InputError(
+                    f"{key} of param group {index}: from {before:g} to {now:g} {unit} its schedule "
+                    f"restarts more than {MOST} times; are its periods counted in {unit}?"
+                )
+            first = cycles.up_to((index, key, part), schedule, before) + 1
+            events = schedule.restart_events(
+                before=math.nextafter(now, math.inf), after=before, cycle=first
+            )
+            found += [Reached(key, schedule, event) for event in events]
+    return sorted(found, key=lambda one: one.restart.step)
+
+
+def begin_all(
     index: int,
     group: dict[str, Any],
     rule: Transform,
-    schedules: Mapping[str, Any],
-    members: Callable[[int], Sequence[tuple[Tensor, dict[str, Tensor]]]],
-    counts: Mapping[str, float],
+    members: Sequence[tuple[Tensor, dict[str, Tensor]]],
+    found: Sequence[Reached],
 ) -> list[Restarted]:
-    """Move a group's counts on, and begin the cycles that they reach.
-
-    `members` gives the group's parameters with their state; most steps do not ask for them.
-    """
-    before = {unit: group[unit] for unit in counts}
-    for unit, more in counts.items():
-        group[unit] += more
-    found: list[tuple[str, Restart, StatePolicy]] = []
-    for key, value in schedules.items():
-        for schedule in schedules_in(value):
-            if schedule.unit not in counts:
-                continue
-            now = group[schedule.unit]
-            if schedule.next_restart(before[schedule.unit]) <= now:
-                events = schedule.restart_events(before=math.nextafter(now, math.inf))
-                found.append((key, events[-1], schedule.at_restart))
-    done: dict[StatePolicy, Mapping[str, tuple[float, float]]] = {}
-    for _, _, policy in found:
-        if policy not in done:
-            done[policy] = begin(policy, group, rule, members(index))
-    return [Restarted(index, key, event, policy, done[policy]) for key, event, policy in found]
+    """Begin the cycles that a group has reached; what begins together is done to the state once."""
+    done: dict[tuple[Any, ...], Mapping[str, tuple[float, float]]] = {}
+    told: list[Restarted] = []
+    for key, schedule, event in found:
+        policy = schedule.at_restart
+        once = (policy, schedule.unit, event.step)
+        if once not in done:
+            done[once] = begin(policy, group, rule, members)
+        told.append(Restarted(index, key, event, policy, done[once]))
+    return told
 
 
 def begin(

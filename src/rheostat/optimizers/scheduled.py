@@ -59,10 +59,14 @@ def at_counts(value: Any, counts: Mapping[str, Any], key: str = "") -> Any:
     `key` is the hyperparameter's: the base value that stands under it scales the schedule.
     """
     if isinstance(value, tuple):
-        return tuple(at_counts(part, counts) for part in cast("tuple[Any, ...]", value))
+        parts = enumerate(cast("tuple[Any, ...]", value))
+        return tuple(at_counts(part, counts, f"{key}.{i}") for i, part in parts)
     if not isinstance(value, Schedule):
         return value
-    found = value(counts[value.unit])
+    try:
+        found = value(counts[value.unit])
+    except InputError as error:
+        raise InputError(f"{key}: at {counts[value.unit]:.10g} {value.unit}: {error}") from None
     written = counts.get(base_key(key), value.base)
     return found if written == value.base else found * (written / value.base)
 
@@ -78,6 +82,7 @@ def check_owners(
     for key, value in schedules.items():
         expected = at_counts(value, group, key)
         if group[key] == expected:
+            _check_range(f"param group {index}: {key}", value, expected, group)
             continue
         if saved:
             raise InputError(
@@ -99,6 +104,18 @@ def check_owners(
             f"{group['updates']} updates; {group[key]!r} was written to it. Build the optimizer "
             "with a plain number to set it by hand, or declare it as a base value: "
             "schedules.on_base(…)."
+        )
+
+
+def _check_range(where: str, value: Any, found: Any, counts: Mapping[str, Any]) -> None:
+    """Refuse what schedules say now where it is out of the range of what they are given to."""
+    if isinstance(value, tuple):
+        for i, pair in enumerate(zip(cast("tuple[Any, ...]", value), found, strict=True)):
+            _check_range(f"{where}.{i}", *pair, counts)
+    elif isinstance(value, Schedule) and value.fault and (wrong := value.fault(found)):
+        raise InputError(
+            f"{where}: its schedule gives {found:g} at {counts[value.unit]:.10g} {value.unit}; it "
+            f"{wrong}"
         )
 
 

@@ -7,6 +7,7 @@ from rheostat.core.registry import register
 from rheostat.core.transform import chain
 from rheostat.optimizers.adamw import adamw
 from rheostat.optimizers.policy import Policy, match, policy
+from rheostat.schedules.changes import following
 from rheostat.transforms.decay import add_decayed_weights
 from rheostat.transforms.kronecker import Graft, scale_by_shampoo
 from rheostat.transforms.scaling import scale_by_learning_rate
@@ -36,7 +37,8 @@ def shampoo(
      the ridge of the roots is relative to the largest eigenvalue, and roots are taken by
      eigendecomposition at the first and every `precondition_frequency`-th step after it. A
      convolution is a matrix of its output channels. What is not a hidden matrix or convolution is
-     AdamW's, whose arguments suit those of the graft "adam".
+     AdamW's, whose arguments suit those of the graft "adam". Where lr is a schedule and adamw_lr a
+     number, theirs is the same curve with adamw_lr for its peak, and restarts with it.
     Equals: no other library's numbers.
     Assumes: gradients whose covariance is nearly a Kronecker product of rows and columns, within a
      block.
@@ -70,8 +72,8 @@ def shampoo(
      covariance, at the square of the memory.
     precondition_frequency: steps between roots. Usual [1, 100] updates: fewer follow better and
      cost more.
-    adamw_lr: step size of the other parameters. Usual [1e-5, 1e-2] weight: more learns faster,
-     until it diverges.
+    adamw_lr: step size of the other parameters, or its peak where lr is a schedule. Usual
+     [1e-5, 1e-2] weight: more learns faster, until it diverges.
     adamw_betas: AdamW's decay rates. Usual [0.8, 0.95], [0.95, 0.9999]: higher averages over more
      steps, which is steadier and slower to notice a change.
     adamw_weight_decay: fraction of each of the other weights taken off per unit of adamw_lr. Usual
@@ -84,5 +86,5 @@ def shampoo(
     )
     return policy(
         match(rule, role=("matrix", "convolution"), optional=True),
-        match(adamw(adamw_lr, adamw_betas, eps, adamw_weight_decay), optional=True),
+        match(adamw(following(adamw_lr, lr), adamw_betas, eps, adamw_weight_decay), optional=True),
     )

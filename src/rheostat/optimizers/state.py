@@ -26,6 +26,7 @@ SHARED: Mapping[str, Any] = {
     **START,
     "uncounted": (),
     "plan": "{}",
+    "given": "{}",
     "phase": 0,
     "evaluating": False,
     "mode": "eager",

@@ -202,7 +202,10 @@ def _source(ref: str) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Schedule):
-        return value.origin.component.partition("@")[0] if value.origin else "a schedule"
+        if value.origin is None:
+            return "a schedule"
+        name, given = value.origin.component.partition("@")[0], value.origin.arguments
+        return f"{given['factor']:g} × {_shown(given['of'])}" if name == "scale" else name
     if isinstance(value, tuple):
         return f"({', '.join(map(_shown, cast('tuple[Any, ...]', value)))})"
     return "none" if value is None else f"{value:g}"
@@ -217,15 +220,24 @@ def _previews(recipe: Recipe, lines: Iterable[tuple[Match, Rule]]) -> Iterator[P
             for index, part in enumerate(parts):
                 if not isinstance(part, Schedule):
                     continue
-                label = name if not isinstance(value, tuple) else f"{name}[{index}]"
                 alone = rule.optimizer
+                own = _argument(name, match.rule, alone.ref if alone else "")
+                label = own if not isinstance(value, tuple) else f"{own}[{index}]"
                 title = f"{label} of {alone.ref if alone else 'the chain'}"
                 key = f"{title} {part.written()}"
                 if key in seen:
                     continue
                 seen.add(key)
-                usual = component(alone.ref).card.usual(name) if alone else ()
+                usual = component(alone.ref).card.usual(own) if alone else ()
                 counted = recipe.steps if part.unit == "updates" else None
                 length = counted or part.horizon or 1
                 bounds = usual[index] if index < len(usual) else None
                 yield part.preview(length, usual=bounds, title=title)
+
+
+def _argument(name: str, rule: Transform, ref: str) -> str:
+    """Which argument of a component a hyperparameter is of: its own, or that of the AdamW that it
+    leaves the other parameters to."""
+    beside = f"adamw_{name}"
+    left = any(piece.name == "scale_by_adam" for piece in rule.pieces)
+    return beside if left and ref and beside in component(ref).parameters else name

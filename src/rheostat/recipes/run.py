@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError, MachineError
 from rheostat.core.schedule import StateAction
-from rheostat.optimizers.plan import Replanned
+from rheostat.optimizers.plan import Groups, Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
 from rheostat.optimizers.results import StepResult
 from rheostat.recipes.bundle import Bundle, Progress, noted
@@ -158,16 +158,21 @@ class Run:
 
     # -- changes of plan: each recorded with the old curve and the new ------------------------
 
-    def extend(self, steps: int, hyperparameter: str = "lr") -> None:
+    def extend(self, steps: int, hyperparameter: str = "lr", *, group: Groups = None) -> None:
         """Move the horizon out; see `Plan.extend`."""
-        self._change("extend", {"steps": steps, "hyperparameter": hyperparameter})
+        self._change("extend", {"steps": steps}, hyperparameter, group)
 
     def change_peak(
-        self, peak: float, hyperparameter: str = "lr", old_peak: float | None = None
+        self,
+        peak: float,
+        hyperparameter: str = "lr",
+        old_peak: float | None = None,
+        *,
+        group: Groups = None,
     ) -> None:
         """Another peak from here on; see `Plan.change_peak`."""
         arguments = {"peak": peak, "old_peak": old_peak}
-        self._change("change_peak", {**arguments, "hyperparameter": hyperparameter})
+        self._change("change_peak", arguments, hyperparameter, group)
 
     def cool_down(
         self,
@@ -175,18 +180,28 @@ class Run:
         shape: ShapeName = "linear",
         floor: float = 0.0,
         hyperparameter: str = "lr",
+        *,
+        group: Groups = None,
     ) -> None:
         """Down to `floor` at `steps`, from here; see `Plan.cool_down`."""
         arguments = {"steps": steps, "shape": shape, "floor": floor}
-        self._change("cool_down", {**arguments, "hyperparameter": hyperparameter})
+        self._change("cool_down", arguments, hyperparameter, group)
 
     def restart(
-        self, state: StateAction | None = None, factor: float = 0.5, hyperparameter: str = "lr"
+        self,
+        state: StateAction | None = None,
+        factor: float = 0.5,
+        hyperparameter: str = "lr",
+        *,
+        group: Groups = None,
     ) -> None:
         """Begin the schedule again with the next update; see `Plan.restart`."""
-        self._begin(self.optimizer.plan.restart(state, factor, hyperparameter))
+        self._begin(self.optimizer.plan.restart(state, factor, hyperparameter, group=group))
 
-    def _change(self, operation: str, arguments: Mapping[str, Any]) -> None:
+    def _change(
+        self, operation: str, given: Mapping[str, Any], hyperparameter: str, group: Groups
+    ) -> None:
+        arguments = {**given, "hyperparameter": hyperparameter, "group": group}
         # Noted before, kept once it is done: a resumed run makes the same change at the same place.
         note = noted(self.optimizer, operation, arguments)
         changes: list[Replanned] = getattr(self.optimizer.plan, operation)(**arguments)

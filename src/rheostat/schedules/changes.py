@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, NonNegative, Steps
 from rheostat.core.registry import register
 from rheostat.core.schedule import Schedule
-from rheostat.schedules.shapes import SHAPES, Array, ShapeName, between
+from rheostat.schedules.shapes import SHAPES, Array, ShapeName, between, first_reaching
 
 
 @register("schedule", "extend")
@@ -36,21 +37,24 @@ def extend(of: Schedule, at: Steps, steps: Count) -> Schedule:
     if at >= old:
         raise InputError(f"extend: at={at}: nothing is left of the plan, which ends at {old}")
 
-    def inner(k: Array) -> Array:
-        # The product before the quotient: whole steps then meet whole steps exactly.
-        return np.where(k <= at, k, at + (k - at) * (old - at) / (steps - at))
+    # The product before the quotient: whole steps then meet whole steps exactly.
+    def inner(k: float) -> float:
+        return k if k <= at else at + (k - at) * (old - at) / (steps - at)
+
+    def moved(k: float) -> float:
+        return k if k <= at else at + (k - at) * (steps - at) / (old - at)
 
     def starts(after: float) -> float:
-        found = of.next_restart(float(inner(np.array(after))))
-        if found <= at or found == math.inf:
-            return found
-        moved = at + (found - at) * (steps - at) / (old - at)
-        return float(math.ceil(moved)) if of.unit == "updates" else moved
+        found = of.next_restart(inner(after))
+        return first_reaching(found, moved(found), of.unit, inner)
 
     def curve(k: Array) -> Array:
-        return of.values(inner(k))
+        return of.values(np.where(k <= at, k, at + (k - at) * (old - at) / (steps - at)))
 
-    return replace(of, curve=curve, horizon=steps, starts=starts)
+    marks = [(first_reaching(k, moved(k), of.unit, inner), what) for k, what in of.marks]
+    return replace(
+        of, curve=curve, horizon=steps, starts=starts, marks=(*marks, (at, "extended from here"))
+    )
 
 
 @register("schedule", "rescale_from")
@@ -65,7 +69,7 @@ def rescale_from(
     peak: the peak that it should have had.
     old_peak: the peak that it has; by default the one that it was made with.
     """
-    before = _peak(of) if old_peak is None else old_peak
+    before = peak_of(of) if old_peak is None else old_peak
     if not before:
         raise InputError(
             "rescale_from: old_peak: is required, and above 0, where `of` was made without `peak`"
@@ -75,7 +79,20 @@ def rescale_from(
     def curve(k: Array) -> Array:
         return of.values(k) * np.where(k < at, 1.0, factor)
 
-    return replace(of, curve=curve)
+    return replace(of, curve=curve, marks=(*of.marks, (at, "another peak from here")))
+
+
+def following(value: float, lead: float) -> float:
+    """`value`, or where it is a number and `lead` a schedule, that schedule with `value` for its
+    peak: the learning rate of the parameters that a rule leaves to another.
+
+    Both are annotated as the numbers that they stand for.
+    """
+    led = cast("object", lead)
+    if not isinstance(led, Schedule) or not isinstance(cast("object", value), int | float):
+        return value
+    peak = peak_of(led) or led.extremes()[1][1]
+    return cast("float", (value / peak) * led) if peak else value
 
 
 _SAME_PEAK = (
@@ -91,14 +108,14 @@ _SAME_PEAK = (
 """Combinators that leave the peak of what they are made of as it is."""
 
 
-def _peak(of: Schedule) -> float | None:
+def peak_of(of: Schedule) -> float | None:
     """The peak that a schedule was made with; None where it cannot be told from its making."""
     if of.origin is None:
         return None
     name, given = of.origin.component.partition("@")[0], of.origin.arguments
     if "peak" in given:
         return given["peak"]
-    inner = _peak(given["of"]) if "of" in given else None
+    inner = peak_of(given["of"]) if "of" in given else None
     if inner is None:
         return None
     if name in ("scale", "on_base"):
@@ -135,4 +152,5 @@ def cooldown_from(
         found = of.next_restart(after)
         return found if found <= at else math.inf
 
-    return replace(of, curve=curve, horizon=steps, starts=starts, past="hold")
+    marks = (*(mark for mark in of.marks if mark[0] < at), (at, "cool-down begins"))
+    return replace(of, curve=curve, horizon=steps, starts=starts, past="hold", marks=marks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
@@ -22,7 +24,7 @@ from rheostat.core.schedule import (
     shared_unit,
     total,
 )
-from rheostat.schedules.shapes import Array, Cycles, by_piece, warmed
+from rheostat.schedules.shapes import Array, Cycles, by_piece, first_reaching, warmed
 
 Some = Annotated[tuple[Schedule, ...], at.MinLen(1)]
 
@@ -55,10 +57,12 @@ def _delayed(of: Schedule, by: int) -> Schedule:
         return of.values(np.maximum(k - by, 0))
 
     def starts(after: float) -> float:
-        return of.next_restart(max(after - by, 0)) + by
+        found = of.next_restart(max(after - by, 0))
+        return first_reaching(found, found + by, of.unit, lambda k: k - by)
 
     horizon = None if of.horizon is None else of.horizon + by
-    return replace(of, curve=curve, horizon=horizon, starts=starts)
+    marks = tuple((step + by, what) for step, what in of.marks)
+    return replace(of, curve=curve, horizon=horizon, starts=starts, marks=marks)
 
 
 @register("schedule", "join")
@@ -70,6 +74,7 @@ def join(schedules: Some, boundaries: tuple[Count, ...] | None = None) -> Schedu
     schedules: what comes after one another, counted in one unit.
     boundaries: the steps at which the next one begins, one fewer; by default each one's horizon.
     """
+    unit = shared_unit("join", schedules)
     edges = _edges(schedules, boundaries)
     begins = np.array(edges)
     last = schedules[-1]
@@ -78,21 +83,30 @@ def join(schedules: Some, boundaries: tuple[Count, ...] | None = None) -> Schedu
         return by_piece(begins, k, lambda i, steps: schedules[i].values(steps - begins[i]))
 
     def starts(after: float) -> float:
-        first = int(np.searchsorted(edges, after, side="right")) - 1
-        for i in range(first, len(schedules)):
-            found = edges[i] + schedules[i].next_restart(max(after - edges[i], 0))
-            if found < (edges[i + 1] if i + 1 < len(edges) else math.inf):
-                return found
+        for i in range(bisect.bisect_right(edges, after) - 1, len(schedules)):
+            found = schedules[i].next_restart(max(after - edges[i], 0))
+            step = first_reaching(found, found + edges[i], unit, lambda k, i=i: k - edges[i])
+            if step < (edges[i + 1] if i + 1 < len(edges) else math.inf):
+                return step
         return math.inf
 
     return Schedule(
         curve,
         horizon=None if last.horizon is None else int(edges[-1]) + last.horizon,
         starts=starts,
-        unit=shared_unit("join", schedules),
+        unit=unit,
         past=last.past,
         at_restart=shared_policy("join", schedules),
+        marks=tuple(_marks_of(schedules, edges)),
     )
+
+
+def _marks_of(schedules: tuple[Schedule, ...], edges: list[float]) -> Iterator[tuple[float, str]]:
+    for i, (schedule, edge) in enumerate(zip(schedules, edges, strict=True)):
+        if i:
+            yield edge, "next schedule begins"
+        end = edges[i + 1] if i + 1 < len(edges) else math.inf
+        yield from ((edge + step, what) for step, what in schedule.marks if edge + step < end)
 
 
 def _edges(schedules: tuple[Schedule, ...], boundaries: tuple[int, ...] | None) -> list[float]:
@@ -133,16 +147,19 @@ def repeat(of: Schedule, times: Count | None = None) -> Schedule:
     cycles = Cycles(of.horizon, last=math.inf if times is None else times - 1)
 
     def starts(after: float) -> float:
-        _, start, _ = cycles.locate(np.array([after]))
-        edge = cycles.start_after(after)
-        inner = float(start[0]) + of.next_restart(after - float(start[0]))
-        return inner if inner < edge else edge + of.next_restart(0)
+        begun = float(cycles.locate(np.array([after]))[1][0])
+        for start in (begun, cycles.start_after(after)):
+            if (found := of.next_restart(max(after - start, 0))) < math.inf:
+                return first_reaching(
+                    found, found + start, of.unit, lambda k, start=start: k - start
+                )
+        return math.inf
 
     def curve(k: Array) -> Array:
         return of.values(k - cycles.locate(k)[1])
 
     horizon = None if times is None else times * of.horizon
-    return replace(of, curve=curve, horizon=horizon, starts=starts)
+    return replace(of, curve=curve, horizon=horizon, starts=starts, marks=())
 
 
 @register("schedule", "scale")
@@ -219,24 +236,24 @@ def in_unit(of: Schedule, unit: Unit, per_update: Positive) -> Schedule:
         )
     outward = unit != "updates"
 
-    def out(step: float) -> float:
-        """A step of `of` as ours. Its restarts come with the first update that has reached them."""
-        return step * per_update if outward else float(np.ceil(step / per_update))
-
-    def into(k: Array) -> Array:
+    def into(k: float) -> float:
         return k / per_update if outward else k * per_update
 
+    def out(step: float) -> float:
+        return step * per_update if outward else step / per_update
+
     def starts(after: float) -> float:
-        found = of.next_restart(float(into(np.array(after))))
-        return out(found) if found < math.inf else found
+        found = of.next_restart(into(after))
+        return first_reaching(found, out(found), unit, into)
 
     # A part in 10¹² is rounding: a horizon of 1.0000000000000002 is one of 1.
     horizon = None if of.horizon is None else math.ceil(out(of.horizon) * (1 - 1e-12))
 
     def curve(k: Array) -> Array:
-        return of.values(into(k))
+        return of.values(k / per_update if outward else k * per_update)
 
-    return replace(of, curve=curve, horizon=horizon, starts=starts, unit=unit)
+    marks = tuple((first_reaching(k, out(k), unit, into), what) for k, what in of.marks)
+    return replace(of, curve=curve, horizon=horizon, starts=starts, unit=unit, marks=marks)
 
 
 @register("schedule", "on_base")

@@ -166,7 +166,8 @@ def from_function(
     """
 
     def curve(k: Array) -> Array:
-        values = np.asarray(function(k), dtype=np.float64)
+        with np.errstate(all="ignore"):  # what is not finite is refused
+            values = np.asarray(function(k), dtype=np.float64)
         if values.shape not in ((), k.shape):
             raise InputError(
                 f"from_function: gives values of shape {values.shape} at steps of shape {k.shape}"

@@ -78,7 +78,8 @@ def _dropping(
     def curve(k: Array) -> Array:
         return levels[np.searchsorted(edges, k, side="right")]
 
-    return Schedule(warmed(curve, peak, warmup), horizon=steps)
+    marks = tuple((float(milestone), "drop") for milestone in milestones)
+    return Schedule(warmed(curve, peak, warmup), horizon=steps, marks=marks)
 
 
 @register("schedule", "piecewise")
@@ -105,9 +106,10 @@ def piecewise(
         )
     levels = np.array(values)
     edges = np.array([0, *boundaries], dtype=np.float64)
+    marks = tuple((float(boundary), "boundary") for boundary in boundaries)
     if interpolate == "none":
-        return Schedule(lambda k: levels[np.searchsorted(edges, k, side="right") - 1])
-    return Schedule(_through(edges, levels, interpolate), horizon=boundaries[-1])
+        return Schedule(lambda k: levels[np.searchsorted(edges, k, side="right") - 1], marks=marks)
+    return Schedule(_through(edges, levels, interpolate), horizon=boundaries[-1], marks=marks)
 
 
 @register("schedule", "table")

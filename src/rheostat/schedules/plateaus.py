@@ -48,4 +48,5 @@ def wsd(
         left = np.minimum((steps - warmup - k) / length, 1.0)
         return between(SHAPES[shape](left), peak, floor)
 
-    return Schedule(warmed(curve, peak, warmup), horizon=steps)
+    marks = ((float(steps - length), "cool-down begins"),)
+    return Schedule(warmed(curve, peak, warmup), horizon=steps, marks=marks)

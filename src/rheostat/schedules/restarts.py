@@ -22,6 +22,7 @@ from rheostat.schedules.shapes import (
     between,
     check_floor,
     cosine_shape,
+    first_reaching,
     linear_shape,
     power_shape,
     powers,
@@ -222,11 +223,23 @@ def triggered(
     """
     if list(at) != sorted(set(at)):
         raise InputError(f"triggered: at={at!r}: should ascend without repeats")
-    last = float(at[-1]) if at else 0.0
+    return _played_again(of, at, decay, StatePolicy(state, state_factor))
+
+
+def begun_again(of: Schedule, at: tuple[int, ...]) -> Schedule:
+    """`triggered(of, at)` with the policy of its own restarts, for a log that is known to be one:
+    the checks of an argument take longer than the rest."""
+    policy = of.at_restart
+    given = {"of": of, "at": at, "decay": 1.0}
+    given |= {"state": policy.action, "state_factor": policy.factor}
+    return _played_again(of, at, 1.0, policy).stamped("triggered@1", given, set())
+
+
+def _played_again(of: Schedule, at: tuple[int, ...], decay: float, policy: StatePolicy) -> Schedule:
     cycles = Cycles.at([0.0, *map(float, at), math.inf])
     return replace(
-        replayed(of, cycles, decay, StatePolicy(state, state_factor), stretched=False),
-        horizon=None if of.horizon is None else int(last) + of.horizon,
+        replayed(of, cycles, decay, policy, stretched=False),
+        horizon=None if of.horizon is None else (at[-1] if at else 0) + of.horizon,
     )
 
 
@@ -282,24 +295,26 @@ def replayed(
         raise InputError("state: should be that of the schedule's own restarts")
     played = replace(of, past="hold")  # a cycle may be longer than what it plays
 
-    def inside(k: Array) -> tuple[Array, Array, Array | float]:
-        """The number of the cycle, the step of `of` in it, and our steps for one of its."""
-        number, start, length = cycles.locate(k)
-        # The product before the quotient: whole steps then meet whole steps exactly.
-        if stretched and of.horizon is not None:
-            return number, (k - start) * of.horizon / length, length / of.horizon
-        return number, k - start, 1.0
+    horizon = of.horizon if stretched else None
 
     def curve(k: Array) -> Array:
-        number, step, _ = inside(k)
+        number, start, length = cycles.locate(k)
+        # The product before the quotient: whole steps then meet whole steps exactly.
+        step = k - start if horizon is None else (k - start) * horizon / length
         return powers(decay, number) * played.values(step)
 
     def starts(after: float) -> float:
         edge = cycles.start_after(after)
         if of.starts is never:
             return edge
-        _, step, pace = inside(np.array([after]))
-        begun = after - float(step[0]) * float(np.ravel(pace)[0])
-        return min(edge, begun + of.next_restart(float(step[0])) * float(np.ravel(pace)[0]))
+        _, starts, lengths = cycles.locate(np.array([after]))
+        start, length = float(starts[0]), float(np.ravel(lengths)[0])
+
+        def inner(k: float) -> float:
+            return k - start if horizon is None else (k - start) * horizon / length
+
+        found = of.next_restart(inner(after))
+        near = start + (found if horizon is None else found * length / horizon)
+        return min(edge, first_reaching(found, near, of.unit, inner))
 
     return Schedule(curve, starts=starts, unit=of.unit, past=of.past, at_restart=policy)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rheostat.core.errors import InputError
-from rheostat.core.schedule import Curve, Schedule
+from rheostat.core.schedule import Curve, Schedule, Unit
 
 Array: TypeAlias = NDArray[np.float64]
 Shape = Callable[[Array], Array]
@@ -163,6 +163,27 @@ class Cycles:
     def shortest(self) -> float:
         """The length of the shortest cycle."""
         return float(np.diff(self.edges).min()) if self.edges else self.period
+
+
+def first_reaching(
+    target: float, near: float, unit: Unit, inner: Callable[[float], float]
+) -> float:
+    """The first step at which a rising `inner` has reached `target`, exactly as it is computed.
+
+    `near` is that step but for rounding; in updates it is a whole one.
+    """
+    if math.inf in (target, near):
+        return math.inf
+    if unit == "updates":
+        step = max(math.floor(near) - 1, 0)
+        while inner(step) < target:
+            step += 1
+        return step
+    while inner(near) < target:
+        near = math.nextafter(near, math.inf)
+    while near > 0 and inner(before := math.nextafter(near, 0)) >= target:
+        near = before
+    return near
 
 
 def powers(base: float, exponents: Array) -> Array | float:

@@ -1,8 +1,7 @@
-"""Schedules of the same name in optax, run; and in transformers, by the formulas it documents."""
+"""Schedules of the same name in optax."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -86,63 +85,3 @@ def test_one_cycle_rises_as_optax_and_falls_over_one_step_less() -> None:
     ours = S.one_cycle(0.3, steps=500).values(np.arange(500))
     assert ours[149] == theirs[150] == 0.3
     assert ours[0] == pytest.approx(theirs[0], rel=1e-15)
-
-
-def _hf_cosine(k: int, n: int) -> float:
-    # Up to the horizon, for theirs climbs again after it.
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * k / n)))
-
-
-def _hf_hard_restarts(k: int, n: int, cycles: int) -> float:
-    part = k / n
-    return 0.0 if part >= 1 else max(0.0, 0.5 * (1 + math.cos(math.pi * (cycles * part % 1))))
-
-
-def _hf_wsd(k: int, n: int, decay: int, shape: str) -> float:
-    if k < n - decay:
-        return 1.0
-    part = (k - n + decay) / decay
-    if part >= 1:
-        return 0.0
-    if shape == "linear":
-        return 1 - part
-    if shape == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * part))
-    return 1 - math.sqrt(part)
-
-
-TRANSFORMERS: dict[str, tuple[Schedule, Callable[[int], float]]] = {
-    "linear": (S.linear_to_zero(0.3, steps=400), lambda k: max(0.0, (400 - k) / 400)),
-    "cosine": (S.cosine(0.3, steps=400), lambda k: _hf_cosine(min(k, 400), 400)),
-    "cosine_with_hard_restarts": (
-        S.cosine_restarts(0.3, period=100, steps=400),
-        lambda k: _hf_hard_restarts(k, 400, 4),
-    ),
-    "polynomial": (
-        S.polynomial(0.3, steps=400, power=1.5, floor=0.03),
-        lambda k: 0.9 * (1 - min(k, 400) / 400) ** 1.5 + 0.1,
-    ),
-    "inverse_sqrt": (
-        S.inverse_sqrt(0.3, timescale=120),
-        lambda k: 1 / math.sqrt((k + 120) / 120),
-    ),
-    **{
-        f"warmup_stable_decay, {theirs}": (
-            S.wsd(0.3, steps=400, cooldown=0.25, shape=ours),
-            lambda k, theirs=theirs: _hf_wsd(k, 400, 100, theirs),
-        )
-        for theirs, ours in {
-            "linear": "linear",
-            "cosine": "cosine",
-            "1-sqrt": "one_minus_sqrt",
-        }.items()
-    },
-}
-"""After their warm-ups, which rise from zero, where ours begin above it."""
-
-
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_ours_equals_the_formula_of_transformers(name: str) -> None:
-    ours, factor = TRANSFORMERS[name]
-    wanted = [0.3 * factor(k) for k in range(500)]
-    np.testing.assert_allclose(ours.values(np.arange(500)), wanted, rtol=0, atol=1e-12 * 0.3)
