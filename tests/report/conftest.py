@@ -13,8 +13,9 @@ import pytest
 
 from rheostat.core.durable import content_hash
 from rheostat.lab.results import Results, load_results
-from rheostat.record.run import RunRecord, RunWriter, compact_run
+from rheostat.record.run import RunRecord, compact_run
 from rheostat.record.store import Store, StoredRun
+from rheostat.record.writer import RunWriter
 
 STUDY = "warm-restarts-1a2b3c4d"
 STEPS = 300

@@ -18,7 +18,7 @@ from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
 from rheostat.recipes.bundle import Bundle, Progress, noted
 from rheostat.recipes.saving import Saver
-from rheostat.record.run import RunWriter
+from rheostat.record.writer import RunWriter
 from rheostat.schedules.shapes import ShapeName
 from rheostat.signals.fingerprint import fingerprint
 from rheostat.signals.norms import total_norm
