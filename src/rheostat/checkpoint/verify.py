@@ -51,6 +51,18 @@ def read_manifest(path: Path) -> Manifest:
         return _manifest(folder, path)
 
 
+def read_document(path: Path, name: str) -> JsonObject:
+    """One verified document of the checkpoint in the folder `path`; errors as `verify`."""
+    label = f"{name}.json"
+    what = f"{path / label}"
+    with _opened(path) as folder:
+        file = _manifest(folder, path).files.get(label)
+        if file is None:
+            raise DamageError(f"{path} has no document {name!r}")
+        with _open(folder, label, what, file) as descriptor:
+            return decode(_read(descriptor, file, what).tobytes(), what)
+
+
 def verify(
     path: Path, *, from_disk: bool = False, progress: Callable[[int], None] | None = None
 ) -> Manifest:

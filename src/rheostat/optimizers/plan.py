@@ -31,6 +31,10 @@ from rheostat.schedules.shapes import ShapeName
 Members = Callable[[int], Sequence[tuple[Tensor, dict[str, Tensor]]]]
 """Index of a group -> its parameters that have state, with it."""
 
+Listener = Callable[[str, Mapping[str, Any], "Sequence[Replanned]"], None]
+"""Told of each change of plan before it is made, and may refuse it by an error: the method that is
+called, what with, and what it will change."""
+
 
 @dataclass(frozen=True)
 class Replanned:
@@ -48,6 +52,7 @@ class Plan:
     """The schedules of an optimizer, one mapping from hyperparameter to schedule a group.
 
     `opt.plan` is it. The counts that they follow live in the param groups, and are saved with them.
+    `schedules` are those that hold now, `planned` those that each group was made with.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Plan:
         self._groups = groups
         self._rules = rules
         self._members = members
+        self.planned: list[Mapping[str, Any]] = []
+        self.listener: Listener | None = None
         self._made: list[dict[str, Any]] = []
         self._changed: set[tuple[int, str]] = set()
         self.schedules: list[dict[str, Any]] = []
@@ -63,12 +70,22 @@ class Plan:
     def join(self, group: dict[str, Any]) -> None:
         """Take the schedules out of a new group, and put what they say in their place."""
         found = {key: value for key, value in group.items() if has_schedule(value)}
+        self.planned.append(dict(found))
         self._made.append(found)
         self.schedules.append(dict(found))
         group.update(bases(found))
         group.update({log_key(key): () for key in found})
         group["plan"] = _written(found)
         self._refresh(len(self.schedules) - 1, group)
+
+    def reset(self) -> None:
+        """Go back to what was planned. Counts and values stay: whoever calls sets them."""
+        self._made = [dict(planned) for planned in self.planned]
+        self.schedules = [dict(planned) for planned in self.planned]
+        self._changed.clear()
+        for group, planned in zip(self._groups, self.planned, strict=True):
+            group.update({log_key(key): () for key in planned})
+            group["plan"] = _written(planned)
 
     def check_ready(self) -> None:
         """Refuse a step where a scheduled hyperparameter was overwritten, or where nobody has said
@@ -113,7 +130,9 @@ class Plan:
 
         Raises InputError where nothing is scheduled, or nothing is left of the plan.
         """
-        return self.change(lambda old, at: extend(old, at, steps), hyperparameter)
+        return self._change(
+            lambda old, at: extend(old, at, steps), "extend", {"steps": steps}, hyperparameter
+        )
 
     def change_peak(
         self, peak: float, hyperparameter: str = "lr", old_peak: float | None = None
@@ -123,7 +142,12 @@ class Plan:
 
         Raises InputError where nothing is scheduled, or nobody can tell the old peak.
         """
-        return self.change(lambda old, at: rescale_from(old, at, peak, old_peak), hyperparameter)
+        return self._change(
+            lambda old, at: rescale_from(old, at, peak, old_peak),
+            "change_peak",
+            {"peak": peak, "old_peak": old_peak},
+            hyperparameter,
+        )
 
     def cool_down(
         self,
@@ -136,8 +160,11 @@ class Plan:
 
         Raises InputError where nothing is scheduled, or `steps` is past.
         """
-        return self.change(
-            lambda old, at: cooldown_from(old, at, steps, shape, floor), hyperparameter
+        return self._change(
+            lambda old, at: cooldown_from(old, at, steps, shape, floor),
+            "cool_down",
+            {"steps": steps, "shape": shape, "floor": floor},
+            hyperparameter,
         )
 
     def change(
@@ -148,6 +175,15 @@ class Plan:
         Groups that share a schedule go on sharing one. Raises InputError where nothing is
         scheduled, and what `new` raises; nothing is changed then.
         """
+        return self._change(new, "change", {}, hyperparameter)
+
+    def _change(
+        self,
+        new: Callable[[Schedule, int], Schedule],
+        operation: str,
+        arguments: Mapping[str, Any],
+        hyperparameter: str,
+    ) -> list[Replanned]:
         self.check_ready()
         found: list[Replanned] = []
         made: dict[tuple[int, int], Schedule] = {}
@@ -155,6 +191,8 @@ class Plan:
             key = (id(old), at)
             made[key] = made[key] if key in made else new(old, at)
             found.append(Replanned(index, hyperparameter, at, old, made[key]))
+        if self.listener is not None:
+            self.listener(operation, {**arguments, "hyperparameter": hyperparameter}, found)
         for one in found:
             group = self._groups[one.group]
             self.schedules[one.group][hyperparameter] = one.new
@@ -229,6 +267,10 @@ class Plan:
     def follow(self, index: int, schedules: dict[str, Any]) -> None:
         """Go on with what `following` gave."""
         self.schedules[index] = schedules
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy.deepcopy`: who listens to this plan does not listen to its copy."""
+        return {**self.__dict__, "listener": None}
 
     def _owners(self, hyperparameter: str) -> list[tuple[int, Schedule, int]]:
         found = [

@@ -91,7 +91,7 @@ def attach(
         if saver is not None:
             undo.callback(saver.close, well=False)
             saved = saver.open(resume)
-        progress, notes = (Progress(), []) if saved is None else bundle.put(saved)
+        progress, notes = (Progress(), []) if saved is None else _put(bundle, saved)
         if saver is not None:
             saver.begin()  # not before: a checkpoint that does not fit is no crash
         writer = None
@@ -148,6 +148,10 @@ def _saver(
         every = 200
     kept = keep if isinstance(keep, Keep) else Keep(last=keep)
     return Saver(Path(directory, FOLDER), every, minutes, kept)
+
+
+def _put(bundle: Bundle, saved: Checkpoint) -> tuple[Progress, list[str]]:
+    return bundle.put(saved.tensors, saved.documents, saved.path)
 
 
 def _resumption(saved: Checkpoint | None, notes: list[str]) -> dict[str, Any]:

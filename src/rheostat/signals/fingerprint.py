@@ -53,7 +53,8 @@ def mark(tensors: Sequence[Tensor]) -> str:
                 elsewhere.append((i, _device_sum(content)))
     if elsewhere:
         device = elsewhere[0][1].device
-        found = torch.stack([one.to(device) for _, one in elsewhere]).tolist()
+        sums = torch.stack([one.to(device) for _, one in elsewhere])
+        found = cast("list[int]", sums.tolist())
         for (i, _), more in zip(elsewhere, found, strict=True):
             totals[i] += more
     return "".join(f"{(one * _ODD >> 48) & 0xFFFF:04x}" for one in totals)
@@ -86,7 +87,7 @@ def rng_mark() -> str:
         states += torch.cuda.get_rng_state_all()
     found = 0
     for state in states:
-        found = zlib.crc32(state.numpy(), found)
+        found = zlib.crc32(state.numpy().data, found)
     return f"{found:08x}"
 
 
