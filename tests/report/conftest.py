@@ -76,8 +76,10 @@ def write_run(directory: Path, arm: str, seed: int, steps: int, header: Mapping[
         "weights": content_hash(["weights", seed])[:16],
         "data": content_hash("digits")[:16],
         "restarts": RESTARTS if arm == "cosine_restarts" else [],
-        "threads": 1,
-        "environment": {"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.1"},
+        "environment": {
+            **{"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.1"},
+            "threads": 1,
+        },
         "facts": {
             "host": "bench",
             "pid": 4000 + seed,
