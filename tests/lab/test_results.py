@@ -14,8 +14,9 @@ import pytest
 
 from rheostat.core.errors import InputError, MachineError
 from rheostat.lab.results import Results, load_results
-from rheostat.record.run import RunRecord, RunWriter
+from rheostat.record.run import RunRecord
 from rheostat.record.store import Store, StoredRun
+from rheostat.record.writer import RunWriter
 
 STUDY = "a-study"
 SEEDS = (0, 1, 2, 3, 4, 5, 6)  # with six, two comparisons can show no difference

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from rheostat.core.errors import InputError, MachineError
 from rheostat.record import index
 from rheostat.record.index import SCHEMA
-from rheostat.record.run import RunWriter
 from rheostat.record.store import Store
+from rheostat.record.writer import RunWriter
 
 PLAN = {"seeds": [1, 2], "margin": 0.01}
 

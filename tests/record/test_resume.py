@@ -8,7 +8,8 @@ import pytest
 
 from rheostat.core.errors import InputError
 from rheostat.record.log import read_events
-from rheostat.record.run import BLOCK, LOG_NAME, RunRecord, RunWriter, compact_run
+from rheostat.record.run import LOG_NAME, RunRecord, compact_run
+from rheostat.record.writer import BLOCK, RunWriter
 
 HEADER = {"recipe_hash": "a", "facts": {"pid": 1}}
 

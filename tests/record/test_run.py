@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from rheostat.core.errors import InputError, MachineError
 from rheostat.record import run
 from rheostat.record.log import EventLog, read_events
-from rheostat.record.run import BLOCK, LOG_NAME, SERIES_NAME, RunRecord, RunWriter, compact_run
+from rheostat.record.run import LOG_NAME, SERIES_NAME, RunRecord, compact_run
+from rheostat.record.writer import BLOCK, RunWriter
 
 HEADER = {"recipe": {"lr": 0.1}, "seed": 3, "facts": {"pid": 1}}
 
@@ -191,7 +192,7 @@ def test_an_error_writes_out_the_steps_and_leaves_the_run_unfinished(tmp_path: P
 
 KILLED = """
 import sys
-from rheostat.record.run import RunWriter
+from rheostat.record.writer import RunWriter
 writer = RunWriter(sys.argv[1], {"seed": 1})
 step = 0
 while True:

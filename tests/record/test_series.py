@@ -19,7 +19,8 @@ WEIRD = [0.0, -0.0, 5e-324, -2.2e-308, 1.7976931348623157e308, math.nan, math.in
 def sample(count: int = 9) -> Series:
     steps = np.arange(count, dtype=np.int64) + 4
     loss = np.resize(np.array(WEIRD), count)
-    return Series(steps, {"loss": loss, "lr": loss[::-1]}, tuple(f"{k:x}é" for k in range(count)))
+    batches = tuple(f"{k:x}é" for k in range(count))
+    return Series(steps, {"loss": loss, "lr": loss[::-1]}, batches, batches[::-1], ("r",) * count)
 
 
 def same(one: Series, other: Series) -> bool:
@@ -29,6 +30,7 @@ def same(one: Series, other: Series) -> bool:
         and list(one.values) == list(other.values)
         and all(one.values[name].tobytes() == other.values[name].tobytes() for name in one.values)
         and one.batches == other.batches
+        and (one.weights, one.rng) == (other.weights, other.rng)
     )
 
 
@@ -101,7 +103,7 @@ def test_columns_must_fit_and_are_frozen() -> None:
         Series(steps, {"loss": np.zeros(2)}, ("",) * 3)
     with pytest.raises(ValueError, match="'step'"):
         Series(steps, {"step": np.zeros(3)}, ("",) * 3)
-    with pytest.raises(ValueError, match="2 batches"):
+    with pytest.raises(ValueError, match="2 fingerprints"):
         Series(steps, {}, ("",) * 2)
     series = Series(steps, {"loss": np.zeros(3)}, ("",) * 3)
     with pytest.raises(ValueError, match="read-only"):
@@ -119,6 +121,9 @@ def test_the_digest_sees_every_part() -> None:
     ]
     assert len({part.digest() for part in parts}) == len(parts)
     negative_nan = np.array([0x7FF8000000000000, 0xFFF8000000000001], dtype=np.uint64).view(float)
+    batched = Series(steps, {}, ("x", "y"))
+    assert Series(steps, {}, ("x", "y"), ("w", "")).digest() != batched.digest()
+    assert Series(steps, {}, ("x", "y"), rng=("r", "s")).digest() == batched.digest()
     assert Series(steps, {"a": negative_nan}, ("", "")).digest() == (
         Series(steps, {"a": np.array([np.nan, np.nan])}, ("", "")).digest()
     )

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from rheostat.core.errors import InputError, MachineError
-from rheostat.record.run import LOG_NAME, SERIES_NAME, RunRecord, RunWriter, compact_run
+from rheostat.record.run import LOG_NAME, SERIES_NAME, RunRecord, compact_run
 from rheostat.record.store import Store, StoredRun
+from rheostat.record.writer import RunWriter
 
 PLAN = {"seeds": [1, 2], "margin": 0.01, "worst": math.inf}
 

@@ -13,8 +13,9 @@ import pytest
 
 from rheostat.core.durable import content_hash
 from rheostat.lab.results import Results, load_results
-from rheostat.record.run import RunRecord, RunWriter, compact_run
+from rheostat.record.run import RunRecord, compact_run
 from rheostat.record.store import Store, StoredRun
+from rheostat.record.writer import RunWriter
 
 STUDY = "warm-restarts-1a2b3c4d"
 STEPS = 300
@@ -75,8 +76,10 @@ def write_run(directory: Path, arm: str, seed: int, steps: int, header: Mapping[
         "weights": content_hash(["weights", seed])[:16],
         "data": content_hash("digits")[:16],
         "restarts": RESTARTS if arm == "cosine_restarts" else [],
-        "threads": 1,
-        "environment": {"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.1"},
+        "environment": {
+            **{"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.1"},
+            "threads": 1,
+        },
         "facts": {
             "host": "bench",
             "pid": 4000 + seed,

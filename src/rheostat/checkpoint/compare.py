@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,18 +12,24 @@ from rheostat.checkpoint.load import Checkpoint
 from rheostat.checkpoint.tensors import bits
 from rheostat.core.durable import JsonObject
 
+Tensors = Mapping[str, Mapping[str, Tensor]]
+
 
 def differences(one: Checkpoint, other: Checkpoint) -> list[str]:
     """A line for each difference, to the bit; empty where the two hold the same.
 
     Steps, times and scores of the two are not compared.
     """
-    return [*_tensors(one, other), *values_that_differ(dict(one.documents), dict(other.documents))]
+    return [
+        *tensors_that_differ(one.tensors, other.tensors),
+        *values_that_differ(dict(one.documents), dict(other.documents)),
+    ]
 
 
-def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
-    mine = {f"{file}/{n}": t for file, named in one.tensors.items() for n, t in named.items()}
-    theirs = {f"{file}/{n}": t for file, named in other.tensors.items() for n, t in named.items()}
+def tensors_that_differ(one: Tensors, other: Tensors) -> Iterator[str]:
+    """A line for each tensor that differs to the bit, as FILE/NAME, in the order of these."""
+    mine = {f"{file}/{n}": t for file, named in one.items() for n, t in named.items()}
+    theirs = {f"{file}/{n}": t for file, named in other.items() for n, t in named.items()}
     for name in sorted(mine.keys() | theirs.keys()):
         if name not in theirs or name not in mine:
             yield f"{name}: only in the {'first' if name in mine else 'second'}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,12 @@ from rheostat.core.errors import InputError
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 Documents = Mapping[str, Mapping[str, object]]
+
+Copy = tuple[int, Callable[[], object]]
+"""How many bytes, and what copies them."""
+
+PIECE = 64 << 20
+"""Bytes that one thread copies at a time: so large a copy goes past the cache, a quarter faster."""
 
 
 def write(
@@ -137,16 +145,13 @@ class AsyncWriter:
             old = kept.get(part.file)
             fits = old is not None and old.layout == part.layout
             self._buffers[part.file] = old if old and fits else _HostBuffer(part)
+        devices = {device for part in planned for device in part.devices()}
         submitted: list[Future[None]] = []
-        devices: set[torch.device] = set()
         try:
+            tasks = _tasks(self._buffers[part.file].copies(part.sources) for part in planned)
+            submitted.extend(self._copiers.submit(_copy, task) for task in tasks)
             for part in planned:
-                fill, on = self._buffers[part.file].fill, part.devices()
-                devices |= on
-                if on:  # on the stream of this thread, behind what computes the tensors
-                    fill(part.sources)
-                else:
-                    submitted.append(self._copiers.submit(fill, part.sources))
+                self._buffers[part.file].fetch(part.sources)
             for future in submitted:
                 future.result()
             for device in devices:
@@ -181,21 +186,52 @@ class _HostBuffer:
             if entry.end > entry.begin
         }
 
-    def fill(self, sources: Mapping[str, Tensor]) -> None:
-        """Copy the tensors in; on a CUDA device the copies may still be under way on return."""
+    def copies(self, sources: Mapping[str, Tensor]) -> Iterator[Copy]:
+        """What is to be copied from host memory, in pieces."""
+        # numpy's copy of bytes is nearly twice as fast as torch's.
         for name, place in self._places.items():
             source = sources[name]
             if source.is_cpu and source.is_contiguous():
-                # numpy's copy of bytes is nearly twice as fast as torch's.
-                entry = self.layout.entries[name]
-                flat = source.reshape(-1).view(torch.uint8).numpy()
-                np.copyto(self._data[entry.begin : entry.end], flat)
-            else:
-                place.copy_(source, non_blocking=source.is_cuda)
+                entry, flat = self.layout.entries[name], source.reshape(-1).view(torch.uint8)
+                content = flat.numpy()
+                for begin in range(0, content.size, PIECE):
+                    piece = content[begin : begin + PIECE]
+                    start = entry.begin + begin
+                    target = self._data[start : start + piece.size]
+                    yield piece.size, functools.partial(np.copyto, target, piece)
+            elif source.is_cpu:
+                yield source.nbytes, functools.partial(place.copy_, source)
+
+    def fetch(self, sources: Mapping[str, Tensor]) -> None:
+        """Copy what is on devices, on the stream of this thread, behind what computes it; the
+        copies may still be under way on return."""
+        for name, place in self._places.items():
+            if not sources[name].is_cpu:
+                place.copy_(sources[name], non_blocking=True)
 
     def pieces(self) -> list[bytes | memoryview]:
         """The bytes of the file."""
         return [self._header, self._data.data]
+
+
+def _tasks(copies: Iterable[Iterable[Copy]]) -> Iterator[list[Copy]]:
+    """The copies in lists of about `PIECE` bytes: neither a thread's start for each small tensor,
+    nor one thread left with most of it at the end."""
+    task: list[Copy] = []
+    size = 0
+    for copy in itertools.chain.from_iterable(copies):
+        task.append(copy)
+        size += copy[0]
+        if size >= PIECE:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
+
+
+def _copy(task: list[Copy]) -> None:
+    for _, copy in task:
+        copy()
 
 
 def _texts(documents: Documents) -> dict[str, list[bytes]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +33,12 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 CHUNK = 256 << 10
 """Bytes that are read, then hashed while the cache still has them."""
 
+WINDOW = 4 << 20
+"""Bytes that are hashed where they are cached."""
+
+_POPULATE_READ = 22
+"""Linux's MADV_POPULATE_READ, which Python has no name for."""
+
 SMALL = 4 << 20
 """Below this, threads cost more than they save."""
 
@@ -49,6 +56,18 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of the checkpoint in the folder `path`; errors as `verify`."""
     with _opened(path) as folder:
         return _manifest(folder, path)
+
+
+def read_document(path: Path, name: str) -> JsonObject:
+    """One verified document of the checkpoint in the folder `path`; errors as `verify`."""
+    label = f"{name}.json"
+    what = f"{path / label}"
+    with _opened(path) as folder:
+        file = _manifest(folder, path).files.get(label)
+        if file is None:
+            raise DamageError(f"{path} has no document {name!r}")
+        with _open(folder, label, what, file) as descriptor:
+            return decode(_read(descriptor, file, what).tobytes(), what)
 
 
 def verify(
@@ -211,16 +230,43 @@ def _read(descriptor: int, file: File, what: str) -> Bytes:
 
 
 def _hash(descriptor: int, file: File, what: str, progress: Callable[[int], None] | None) -> None:
-    """Compare the file with its entry, through a buffer that stays in the cache."""
-    buffer = memoryview(bytearray(CHUNK))
+    """Compare the file with its entry, where the system has it cached."""
     digest, end = hashlib.sha256(), 0
     with _faults(Path(what)):
-        while end <= file.size and (count := os.readv(descriptor, [buffer])):
-            digest.update(buffer[:count])
+        while end < file.size:
+            count = min(WINDOW, file.size - end)
+            os.posix_fadvise(descriptor, end + count, WINDOW, os.POSIX_FADV_WILLNEED)
+            with _window(descriptor, end, count) as content:
+                digest.update(content)
+                count = len(content)
+            if not count:
+                break
             end += count
             if progress is not None:
                 progress(count)
+        if os.fstat(descriptor).st_size != file.size:
+            end = -1  # it has grown or shrunk meanwhile
     _compare(end, digest.hexdigest(), file, what)
+
+
+@contextlib.contextmanager
+def _window(descriptor: int, begin: int, count: int) -> Generator[memoryview | mmap.mmap]:
+    """`count` bytes of the file from `begin` on, or fewer where it ends.
+
+    Mapped, they need not be copied, which saves an eighth of the time. To look at what cannot be
+    fetched would be the end of the process (SIGBUS): the system is asked to fetch it first, and
+    where it cannot, or cannot be asked, the bytes are read, which says what is wrong.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            access = (mmap.MAP_SHARED, mmap.PROT_READ)
+            mapped = opened.enter_context(mmap.mmap(descriptor, count, *access, offset=begin))
+            mapped.madvise(_POPULATE_READ)
+        except (OSError, ValueError):
+            buffer = memoryview(bytearray(count))
+            yield buffer[: os.preadv(descriptor, [buffer], begin)]
+        else:
+            yield mapped
 
 
 def _compare(size: int, sha256: str, file: File, what: str) -> None:

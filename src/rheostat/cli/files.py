@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from rheostat.cli.app import Json, app, print_json
+from rheostat.cli.app import Json, StoreOption, app, print_json
 from rheostat.cli.plugins import NoPlugins, Plugin
 from rheostat.core.errors import InputError
 
@@ -94,18 +94,32 @@ def explain(
         typer.echo(as_text(made))
 
 
-@app.command(epilog="Example: rheostat diff before.yaml after.yaml")
+@app.command(
+    epilog="Example: rheostat diff before.yaml after.yaml, or: rheostat diff runs/a runs/b"
+)
 def diff(
-    left: Annotated[str, typer.Argument(help="a recipe")],
-    right: Annotated[str, typer.Argument(help="another recipe")],
+    left: Annotated[str, typer.Argument(help="a recipe, or a run: its directory or its id")],
+    right: Annotated[str, typer.Argument(help="another of the kind")],
+    store: StoreOption = None,
     as_json: Json = False,
     _no_plugins: NoPlugins = False,
     _plugin: Plugin = None,
 ) -> None:
-    """Show where two recipes differ, with every default written out; exit code 1 where they do."""
+    """Show where two recipes differ, with every default written out, or where two runs part: the
+    first step, the first tensor and the cause. Exit code 1 where they do."""
     from rheostat.recipes.diff import differences
     from rheostat.recipes.document import show
+    from rheostat.recipes.layers import ENDINGS
 
+    recipes = [Path(s).is_file() or Path(s).suffix in ENDINGS for s in (left, right)]
+    if not any(recipes):
+        from rheostat.cli.runs import diff_runs
+
+        if diff_runs(left, right, store, as_json):
+            raise typer.Exit(1)
+        return
+    if not all(recipes):
+        raise InputError(f"diff: {left} and {right}: two recipes or two runs, not one of each")
     one, two = (_recipe(Path(side)).canonical() for side in (left, right))
     found = list(differences(one, two))
     if as_json:

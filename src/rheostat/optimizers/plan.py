@@ -32,6 +32,10 @@ from rheostat.schedules.shapes import ShapeName
 Members = Callable[[int], Sequence[tuple[Tensor, dict[str, Tensor]]]]
 """Index of a group -> its parameters that have state, with it."""
 
+Listener = Callable[[str, Mapping[str, Any], "Sequence[Replanned]"], None]
+"""Told of each change of plan before it is made, and may refuse it by an error: the method that is
+called, what with, and what it will change."""
+
 
 Groups: TypeAlias = int | Sequence[int] | None
 """The param groups that a change is about, by index; None: all that have such a schedule."""
@@ -53,7 +57,8 @@ class Plan:
     """The schedules of an optimizer, one mapping from hyperparameter to schedule a group.
 
     `opt.plan` is it. The counts that they follow live in the param groups, and are saved with them.
-    `learn` makes sure of the count of updates, which may have been taken on trust; see `recount`.
+    `schedules` are those that hold now, `planned` those that each group was made with. `learn` makes
+    sure of the count of updates, which may have been taken on trust; see `recount`.
     """
 
     def __init__(
@@ -67,6 +72,8 @@ class Plan:
         self._rules = rules
         self._members = members
         self._learn = learn
+        self.planned: list[Mapping[str, Any]] = []
+        self.listener: Listener | None = None
         self._made: list[dict[str, Any]] = []
         self._changed: set[tuple[int, str]] = set()
         self._cycles = CycleCounts()
@@ -75,12 +82,22 @@ class Plan:
     def join(self, group: dict[str, Any]) -> None:
         """Take the schedules out of a new group, and put what they say in their place."""
         found = {key: value for key, value in group.items() if has_schedule(value)}
+        self.planned.append(dict(found))
         self._made.append(found)
         self.schedules.append(dict(found))
         group.update(bases(found))
         group.update({log_key(key): () for key in found})
         group["plan"] = _written(found)
         self._refresh(len(self.schedules) - 1, group)
+
+    def reset(self) -> None:
+        """Go back to what was planned. Counts and values stay: whoever calls sets them."""
+        self._made = [dict(planned) for planned in self.planned]
+        self.schedules = [dict(planned) for planned in self.planned]
+        self._changed.clear()
+        for group, planned in zip(self._groups, self.planned, strict=True):
+            group.update({log_key(key): () for key in planned})
+            group["plan"] = _written(planned)
 
     def check_ready(self) -> None:
         """Refuse a step where a scheduled hyperparameter was overwritten, or where nobody has said
@@ -159,7 +176,8 @@ class Plan:
 
         Raises InputError where nothing is left of the plan.
         """
-        return self.change(lambda old, at: extend(old, at, steps), hyperparameter, group=group)
+        arguments = {"steps": steps, "hyperparameter": hyperparameter, "group": group}
+        return self._change(lambda old, at: extend(old, at, steps), "extend", arguments)
 
     def change_peak(
         self,
@@ -181,8 +199,11 @@ class Plan:
             raise InputError(
                 f"plan: {hyperparameter} has several peaks, {said}; say which with group=…"
             )
-        return self.change(
-            lambda old, at: rescale_from(old, at, peak, old_peak), hyperparameter, group=group
+        about = {"hyperparameter": hyperparameter, "group": group}
+        return self._change(
+            lambda old, at: rescale_from(old, at, peak, old_peak),
+            "change_peak",
+            {"peak": peak, "old_peak": old_peak, **about},
         )
 
     def cool_down(
@@ -198,8 +219,11 @@ class Plan:
 
         Raises InputError where `steps` is past, or `floor` above the present value.
         """
-        return self.change(
-            lambda old, at: cooldown_from(old, at, steps, shape, floor), hyperparameter, group=group
+        about = {"hyperparameter": hyperparameter, "group": group}
+        return self._change(
+            lambda old, at: cooldown_from(old, at, steps, shape, floor),
+            "cool_down",
+            {"steps": steps, "shape": shape, "floor": floor, **about},
         )
 
     def change(
@@ -214,6 +238,15 @@ class Plan:
         Groups that share a schedule go on sharing one. Raises InputError where `new` does, or gives
         no schedule; nothing is changed then.
         """
+        return self._change(new, "change", {"hyperparameter": hyperparameter, "group": group})
+
+    def _change(
+        self,
+        new: Callable[[Schedule, int], Schedule],
+        operation: str,
+        arguments: Mapping[str, Any],
+    ) -> list[Replanned]:
+        hyperparameter, group = arguments["hyperparameter"], arguments["group"]
         self._learn()
         self.check_ready()
         found: list[Replanned] = []
@@ -223,6 +256,8 @@ class Plan:
             if key not in made:
                 made[key] = _schedule(new(old, at), old)
             found.append(Replanned(index, hyperparameter, at, old, made[key]))
+        if self.listener is not None:
+            self.listener(operation, arguments, found)
         for one in found:
             changed = self._groups[one.group]
             self.schedules[one.group][hyperparameter] = one.new
@@ -305,6 +340,10 @@ class Plan:
         """Go on with what `following` gave."""
         self.schedules[index] = schedules
         self._cycles.forget(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy.deepcopy`: who listens to this plan does not listen to its copy."""
+        return {**self.__dict__, "listener": None}
 
     def _owners(self, hyperparameter: str, group: Groups) -> list[tuple[int, Schedule, int]]:
         """The groups that a change is about: index, schedule, and where it is."""

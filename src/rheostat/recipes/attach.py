@@ -18,12 +18,15 @@ from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule
 from rheostat.optimizers.loop import Optimizer
 from rheostat.recipes.bundle import Bundle, Progress, Stateful
+from rheostat.recipes.environments import run_environment
 from rheostat.recipes.recipe import Recipe
+from rheostat.recipes.recording import trained, trained_names
 from rheostat.recipes.run import Run
 from rheostat.recipes.saving import Saver
-from rheostat.record.environment import environment, facts, git_state
-from rheostat.record.run import LOG_NAME, RunWriter
-from rheostat.signals.fingerprint import fingerprint
+from rheostat.record.environment import facts, git_state
+from rheostat.record.run import LOG_NAME
+from rheostat.record.writer import RunWriter
+from rheostat.signals.fingerprint import fingerprint, mark, rng_mark, section_names
 
 Resume = Literal["never", "auto", "must"]
 RESUMES = ("never", "auto", "must")
@@ -90,7 +93,7 @@ def attach(
         if saver is not None:
             undo.callback(saver.close, well=False)
             saved = saver.open(resume)
-        progress, notes = (Progress(), []) if saved is None else bundle.put(saved)
+        progress, notes = (Progress(), []) if saved is None else _put(bundle, saved)
         if saver is not None:
             saver.begin()  # not before: a checkpoint that does not fit is no crash
         writer = None
@@ -149,6 +152,10 @@ def _saver(
     return Saver(Path(directory, FOLDER), every, minutes, kept)
 
 
+def _put(bundle: Bundle, saved: Checkpoint) -> tuple[Progress, list[str]]:
+    return bundle.put(saved.tensors, saved.documents, saved.path)
+
+
 def _resumption(saved: Checkpoint | None, notes: list[str]) -> dict[str, Any]:
     """What the record says of a resumption, beside its step."""
     return {
@@ -174,11 +181,17 @@ def _header(recipe: Recipe, model: nn.Module, optimizer: Optimizer) -> dict[str,
         "recipe": recipe.canonical(),
         "recipe_hash": recipe.hash,
         "weights": fingerprint(model.state_dict()),
-        "restarts": _restarts(optimizer, recipe.steps),
-        "threads": torch.get_num_threads(),
-        "environment": {
-            **environment(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "tensors": {
+            "names": section_names(trained_names(optimizer)),
+            "mark": mark(trained(optimizer)),
         },
-        "facts": {**facts(), "git": git_state(Path.cwd()), "started": time.time()},
+        "restarts": _restarts(optimizer, recipe.steps),
+        "environment": run_environment(),
+        "facts": {
+            **facts(),
+            "git": git_state(Path.cwd()),
+            "started": time.time(),
+            "seed": torch.initial_seed(),
+            "rng": rng_mark(),
+        },
     }

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
 from rheostat.checkpoint.compare import values_that_differ
 from rheostat.checkpoint.damage import DamageError
-from rheostat.checkpoint.load import Checkpoint
 from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.checkpoint.rng import rng_state, set_rng_state
 from rheostat.checkpoint.sampler import ResumableSampler
@@ -34,6 +34,8 @@ _DOCUMENTS = ("run", "recipe", "model", "optimizer", "others", "rng")
 
 Tensors = dict[str, dict[str, Tensor]]
 Documents = dict[str, dict[str, Any]]
+TensorsRead = Mapping[str, Mapping[str, Tensor]]
+DocumentsRead = Mapping[str, Mapping[str, Any]]
 
 
 class Stateful(Protocol):
@@ -70,8 +72,11 @@ class Bundle:
     optimizer: Optimizer
     others: Mapping[str, Stateful]
 
-    def take(self, progress: Progress) -> tuple[Tensors, Documents]:
-        """Tensors by file and name, and documents by name; the tensors are not copied."""
+    def take(self, progress: Progress, *, handed_out: bool = False) -> tuple[Tensors, Documents]:
+        """Tensors by file and name, and documents by name; the tensors are not copied.
+
+        `handed_out`: the sampler as it is, which may be ahead of what was trained on.
+        """
         tensors: Tensors = {"model": {}, "optimizer": {}, "others": {}}
         weights = self.model.state_dict()
         for name, value in weights.items():
@@ -80,7 +85,7 @@ class Bundle:
         rest = {name: value for name, value in weights.items() if not isinstance(value, Tensor)}
         others = {
             name: other.state_dict(progress.batches)
-            if isinstance(other, ResumableSampler)  # it has handed out more than was trained on
+            if isinstance(other, ResumableSampler) and not handed_out
             else other.state_dict()
             for name, other in self.others.items()
         }
@@ -97,27 +102,28 @@ class Bundle:
             "rng": rng,
         }
 
-    def put(self, saved: Checkpoint) -> tuple[Progress, list[str]]:
-        """Put everything back; returns the progress and, a sentence each, what keeps the run from
-        going on to the same bits.
+    def put(
+        self, tensors: TensorsRead, documents: DocumentsRead, where: Path
+    ) -> tuple[Progress, list[str]]:
+        """Put everything back that `take` gave and `where` holds; returns the progress and, a
+        sentence each, what keeps the run from going on to the same bits.
 
         Raises:
             InputError: it is of another recipe, model or optimizer, or one of the others refuses
                 its state; everything is as it was.
         """
-        documents = saved.documents
         if missing := [name for name in _DOCUMENTS if name not in documents]:
-            raise InputError(f"{saved.path} is no checkpoint of a run: it has no {missing[0]}.json")
+            raise InputError(f"{where} is no checkpoint of a run: it has no {missing[0]}.json")
         self._check_recipe(documents["recipe"])
         weights = {
-            **saved.tensors["model"],
-            **put_together(documents["model"]["rest"], saved.tensors["others"]),
+            **tensors["model"],
+            **put_together(documents["model"]["rest"], tensors["others"]),
         }
         self._check_model(weights)
         progress = Progress(**documents["run"]["progress"])
-        state = self._saved_state(saved)
+        state = self._saved_state(tensors["optimizer"], documents["optimizer"])
         self._check_optimizer(state, progress.changes)
-        others = put_together(documents["others"], saved.tensors["others"])
+        others = put_together(documents["others"], tensors["others"])
         _check_names("saved with", others, "attached with", self.others)
         undo: list[Callable[[], object]] = []
         try:
@@ -125,13 +131,13 @@ class Bundle:
                 before = copy.deepcopy(other.state_dict())
                 undo.append(lambda other=other, before=before: other.load_state_dict(before))
                 other.load_state_dict(others[name])
-            left = set_rng_state(saved.tensors["rng"], documents["rng"])
+            left = set_rng_state(tensors["rng"], documents["rng"])
         except BaseException:
             for step in reversed(undo):
                 step()
             raise
         # Looked at above: from here on nothing is refused.
-        replay(self.optimizer.plan, self.optimizer.param_groups, progress.changes)
+        change_again(self.optimizer.plan, self.optimizer.param_groups, progress.changes)
         self.optimizer.load_state_dict(state)
         self.model.load_state_dict(weights)
         for name, module in _modules(self.model):
@@ -160,9 +166,8 @@ class Bundle:
         return {"groups": groups, "buffers": buffers}
 
     @staticmethod
-    def _saved_state(saved: Checkpoint) -> dict[str, Any]:
+    def _saved_state(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> dict[str, Any]:
         """A state dict as the optimizer's own."""
-        document, tensors = saved.documents["optimizer"], saved.tensors["optimizer"]
         groups: list[dict[str, Any]] = []
         index: dict[str, int] = {}
         for group in put_together(document["groups"], tensors):
@@ -202,12 +207,13 @@ class Bundle:
         live = self.optimizer
         check_state_dict(state, live.param_groups, live.buffers_of)
         groups = [
-            {**group, **live.scheduled(index)} for index, group in enumerate(live.param_groups)
+            {**group, **planned}
+            for group, planned in zip(live.param_groups, live.plan.planned, strict=True)
         ]
         plan = Plan(groups, [live.rule(i) for i in range(len(groups))], lambda _: [])
         for group in groups:
             plan.join(group)
-        replay(plan, groups, changes)
+        change_again(plan, groups, changes)
         for index, saved in enumerate(state["param_groups"]):
             check_owners(index, dict(saved), plan.following(index, saved), saved=True)
 
@@ -224,8 +230,17 @@ def noted(optimizer: Optimizer, operation: str, arguments: Mapping[str, Any]) ->
     return {"operation": operation, "arguments": dict(arguments), "places": places}
 
 
-def replay(plan: Plan, groups: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
+def change_again(plan: Plan, groups: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
     """Change a plan as it was changed before the save, each time at the counts of that time."""
+    listener, plan.listener = plan.listener, None  # who notes the changes has these
+    try:
+        plan.reset()
+        _change_again(plan, groups, changes)
+    finally:
+        plan.listener = listener
+
+
+def _change_again(plan: Plan, groups: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
     for change in changes:
         for index, (group, place) in enumerate(zip(groups, change["places"], strict=True)):
             group.update(place["counts"])

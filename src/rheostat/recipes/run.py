@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
@@ -14,14 +15,15 @@ from torch import Tensor
 from rheostat.core.errors import InputError, MachineError
 from rheostat.core.schedule import StateAction
 from rheostat.optimizers.plan import Groups, Replanned
-from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
+from rheostat.optimizers.restarting import Restarted
 from rheostat.optimizers.results import StepResult
 from rheostat.recipes.bundle import Bundle, Progress, noted
+from rheostat.recipes.recording import Recorder, account
+from rheostat.recipes.replaying import checkpoint_before, compare_with, feed, gone_back
 from rheostat.recipes.saving import Saver
-from rheostat.record.run import RunWriter
+from rheostat.record.writer import RunWriter
 from rheostat.schedules.shapes import ShapeName
 from rheostat.signals.fingerprint import fingerprint
-from rheostat.signals.norms import total_norm
 
 
 class Run:
@@ -46,13 +48,19 @@ class Run:
         self._bundle = bundle
         self._progress = progress
         self._writer = writer
+        self._recorder = None if writer is None else Recorder(writer, self.optimizer)
         self._saver = saver
         self._started = self._told = time.perf_counter()
         self._seconds = seconds
+        self._left: int = self._updates  # by our last step: more of them are somebody else's
+        self._replaying = False
+        self._closed = False
+        self.optimizer.plan.listener = self._replanned
 
     @property
     def batches(self) -> int:
-        """The batches consumed: calls of `step`, those before a resumption too."""
+        """The batches consumed: calls of `step`, those before a resumption too. A step that is
+        made by the optimizer itself, and not by the run, is none."""
         return self._progress.batches
 
     def step(
@@ -75,16 +83,23 @@ class Run:
 
         Raises:
             InputError: both a closure and a scaler (torch's GradScaler takes no closures); a scaler
-                that no checkpoint would hold.
+                that no checkpoint would hold; the run is closed.
+            ReplayError: in a replay, something is not as it was recorded.
             MachineError: the save before this step has failed; nothing was stepped, and the next
                 call goes on.
             SystemExit: a signal to stop came; the run is saved and closed.
+
+        Warns:
+            UserWarning: somebody called `optimizer.step` since; the record says so.
         """
+        self._check_open("step")
         if closure is not None and scaler is not None:
             raise InputError("run.step: a GradScaler cannot take a closure; give one of the two")
-        if self._saver is not None:
-            self._check_saved(self._saver, scaler)
-        before = self._before() if self._writer is not None else {}
+        saver = None if self._replaying else self._saver
+        if saver is not None:
+            self._check_saved(saver, scaler)
+        self._tell_of_other_updates()
+        before = {} if self._recorder is None else self._recorder.before()
         if scaler is None:
             returned = self.optimizer.step(closure)
             loss = returned if loss is None else loss
@@ -92,14 +107,18 @@ class Run:
             assert result is not None
         else:
             result = self._scaled_step(scaler)
-        if self._writer is not None:
-            self._record(self._writer, result, loss, before, batch)
-        self._progress.batches += 1
+        progress = self._progress
+        if self._recorder is not None:
+            self._recorder.step(progress.batches, result, loss, before, batch, progress.begun)
+            if result.applied:
+                progress.begun.clear()
+        progress.batches += 1
         self._count(consumed or {})
         if self.optimizer.last_step is not None:
             self._begin(self.optimizer.last_step.restarts)
-        if self._saver is not None:
-            self._save_if_due(self._saver, result)
+        self._left = self._updates
+        if saver is not None:
+            self._save_if_due(saver, result)
         return result
 
     def _count(self, consumed: Mapping[str, float]) -> None:
@@ -116,17 +135,21 @@ class Run:
     def save(self, *, score: float | None = None, wait: bool = False) -> None:
         """Save now; returns once everything is copied, or with `wait` once it is on the disk.
 
-        `score` is what `Keep.best` compares; lower is better.
+        `score` is what `Keep.best` compares; lower is better. In a replay nothing is saved.
 
         Raises:
-            InputError: the run keeps no checkpoints, or something in it cannot be saved.
+            InputError: the run keeps no checkpoints or is closed, or something in it cannot be
+                saved.
             MachineError: the disk failed, now or at the save before; older checkpoints are whole.
         """
+        self._check_open("save")
         if self._saver is None:
             raise InputError(
                 "run.save: this run keeps no checkpoints; attach it with a directory and "
                 "resume='auto'"
             )
+        if self._replaying:
+            return
         if self._writer is not None:
             self._writer.flush()  # first: no checkpoint is ahead of its record
         tensors, documents = self._bundle.take(self._progress)
@@ -148,19 +171,82 @@ class Run:
                 "extra={'scaler': scaler}"
             )
 
-    def _save_if_due(self, saver: Saver, result: StepResult) -> None:
+    def _save_if_due(self, saver: Saver, result: StepResult | None) -> None:
+        """Save where it is time, and leave where a signal asks to; without a result only that."""
         code = saver.stop_code
-        if code or saver.is_due(result.step if result.applied else None):
+        if code or (result and saver.is_due(result.step if result.applied else None)):
             self.save()
         if code:
             self._close(well=True)
             raise SystemExit(code)
 
+    def replay(
+        self, steps: int, batches: Any = None, *, checkpoint: str | Path | None = None
+    ) -> Iterator[Any]:
+        """Repeat recorded steps from a checkpoint, and compare each with what was recorded::
+
+            for indices in run.replay(20):
+                ...  # what the loop does with a batch, run.step included
+
+        The run goes back to the checkpoint, everything that was saved with it too, the generators
+        and the sampler; at the end, or when the loop is left, it is where it was. Nothing is
+        recorded, nothing is saved. It needs as much memory as a checkpoint takes, twice.
+
+        Args:
+            steps: how many batches.
+            batches: what to draw them from, such as the loader of the loop; begun anew where it
+                ends. None draws from the `sampler` that `attach` was given, or, without one, hands
+                out the number of each batch.
+            checkpoint: the folder of the one to begin from; None takes the newest that so many
+                recorded steps follow. Those since then are repeated from it on.
+
+        Raises:
+            ReplayError: the first difference: which step, and what differs. Or, where the repeated
+                steps lead to where the run is, the first tensor of the model or the optimizer that
+                is not the same to the bit.
+            InputError: no such checkpoint, the run is closed, nested replays, or schedules that
+                follow the clock; a loop that does not call `run.step` once a batch.
+        """
+        self._check_open("replay")
+        if self._replaying:
+            raise InputError("run.replay: this is a replay already")
+        saver, writer, bundle = self._saver, self._writer, self._bundle
+        if saver is None or writer is None:
+            raise InputError(
+                "run.replay: this run keeps no checkpoints; attach it with a directory and "
+                "resume='auto'"
+            )
+        if self._seconds is not None:
+            raise InputError("run.replay: with seconds=… the run follows the clock, which goes on")
+        saver.wait()
+        writer.flush()
+        saved = checkpoint_before(saver.directory, self.batches, steps, checkpoint)
+        comparison = compare_with(bundle, writer.directory)
+        here = self._progress, self._recorder, self._left
+        try:
+            with gone_back(bundle, self._progress, saved) as self._progress:
+                self._recorder, self._left = Recorder(comparison, self.optimizer), self._updates
+                self._replaying = True
+                drawn = feed(batches, bundle, self.batches)
+                for number in range(self.batches, self.batches + steps):
+                    if saver.stop_code:
+                        break
+                    yield next(drawn)
+                    if self.batches != number + 1:
+                        raise InputError(
+                            f"run.replay: batch {number} took {self.batches - number} calls of "
+                            "run.step; one is right"
+                        )
+        finally:
+            self._replaying = False
+            self._progress, self._recorder, self._left = here
+        self._save_if_due(saver, None)
+
     # -- changes of plan: each recorded with the old curve and the new ------------------------
 
     def extend(self, steps: int, hyperparameter: str = "lr", *, group: Groups = None) -> None:
         """Move the horizon out; see `Plan.extend`."""
-        self._change("extend", {"steps": steps}, hyperparameter, group)
+        self.optimizer.plan.extend(steps, hyperparameter, group=group)
 
     def change_peak(
         self,
@@ -171,8 +257,7 @@ class Run:
         group: Groups = None,
     ) -> None:
         """Another peak from here on; see `Plan.change_peak`."""
-        arguments = {"peak": peak, "old_peak": old_peak}
-        self._change("change_peak", arguments, hyperparameter, group)
+        self.optimizer.plan.change_peak(peak, hyperparameter, old_peak, group=group)
 
     def cool_down(
         self,
@@ -184,8 +269,7 @@ class Run:
         group: Groups = None,
     ) -> None:
         """Down to `floor` at `steps`, from here; see `Plan.cool_down`."""
-        arguments = {"steps": steps, "shape": shape, "floor": floor}
-        self._change("cool_down", arguments, hyperparameter, group)
+        self.optimizer.plan.cool_down(steps, shape, floor, hyperparameter, group=group)
 
     def restart(
         self,
@@ -196,22 +280,21 @@ class Run:
         group: Groups = None,
     ) -> None:
         """Begin the schedule again with the next update; see `Plan.restart`."""
+        self._check_open("restart")
         self._begin(self.optimizer.plan.restart(state, factor, hyperparameter, group=group))
 
-    def _change(
-        self, operation: str, given: Mapping[str, Any], hyperparameter: str, group: Groups
+    def _replanned(
+        self, operation: str, arguments: Mapping[str, Any], changes: Sequence[Replanned]
     ) -> None:
-        arguments = {**given, "hyperparameter": hyperparameter, "group": group}
-        # Noted before, kept once it is done: a resumed run makes the same change at the same place.
-        note = noted(self.optimizer, operation, arguments)
-        changes: list[Replanned] = getattr(self.optimizer.plan, operation)(**arguments)
-        self._progress.changes.append(note)
-        for change in changes if self._writer is not None else []:
-            assert self._writer is not None
-            about = {"step": self.batches, "operation": operation, "group": change.group}
-            curves = {"old": change.old.written(), "new": change.new.written()}
-            named = {"hyperparameter": change.hyperparameter, "at": change.at}
-            self._writer.event("replan", {**about, **named, **curves})
+        """Note a change of plan, whoever makes it: a resumed run makes it again."""
+        if operation == "change" and self._saver is not None:
+            raise InputError(
+                "plan.change: a run with checkpoints could not make this change again when it "
+                "resumes; use run.extend, run.change_peak, run.cool_down or run.restart"
+            )
+        if self._recorder is not None:
+            self._recorder.replanned(self.batches, operation, changes)
+        self._progress.changes.append(noted(self.optimizer, operation, arguments))
 
     def finish(
         self,
@@ -220,6 +303,7 @@ class Run:
         about: Mapping[str, Any] | None = None,
     ) -> None:
         """Record the outcome and close. `status` is "done" or "diverged"."""
+        self._check_open("finish")
         if about and "seconds" in about:
             raise InputError(
                 "finish: about: the key 'seconds' is the record's own; give yours another"
@@ -242,6 +326,8 @@ class Run:
             raise SystemExit(self._saver.stop_code)
 
     def _close(self, well: bool) -> None:
+        self._closed = True
+        self.optimizer.plan.listener = None
         try:
             if self._saver is not None:
                 self._saver.close(well)
@@ -279,59 +365,24 @@ class Run:
 
     def _begin(self, restarts: tuple[Restarted, ...]) -> None:
         """Keep restarts for the record until the update that they begin with."""
-        if self._writer is not None:
-            self._progress.begun += [_account(begun) for begun in restarts]
+        if self._recorder is not None:
+            self._progress.begun += [account(begun) for begun in restarts]
 
-    def _before(self) -> dict[str, float]:
-        """The hyperparameters that the coming update runs with: lr, and whatever is scheduled."""
-        group = self.optimizer.param_groups[0]
-        return {name: _number(group[name]) for name in ("lr", *self.optimizer.scheduled(0))}
+    def _check_open(self, method: str) -> None:
+        if self._closed:
+            raise InputError(
+                f"run.{method}: the run is closed; attach it again, with resume='auto' to go on"
+            )
 
-    def _record(
-        self,
-        writer: RunWriter,
-        result: StepResult,
-        loss: Tensor | float | None,
-        before: dict[str, float],
-        batch: Any,
-    ) -> None:
-        values = before
-        number = loss.item() if isinstance(loss, Tensor) else loss
-        values["loss"] = math.nan if number is None else float(number)
-        values["grad_norm"] = math.nan if result.grad_norm is None else result.grad_norm
-        values["momentum_norm"] = total_norm(
-            [
-                state[name]
-                for state in self.optimizer.state.values()
-                for name in FIRST_MOMENTS
-                if name in state
-            ]
-        )
-        if result.applied:
-            # Before the step's own row: they are what this update begins with.
-            for begun in self._progress.begun:
-                writer.event("restart", {"step": self.batches, **begun})
-            self._progress.begun.clear()
-        writer.step(self.batches, values, None if batch is None else fingerprint(batch))
-        if not result.applied:
-            writer.event("skipped", {"step": self.batches, "reason": result.reason})
-
-
-def _number(value: Any) -> float:
-    """A hyperparameter as one number: of a tuple (betas) the first."""
-    return float(cast("tuple[float, ...]", value)[0] if isinstance(value, tuple) else value)
-
-
-def _account(begun: Restarted) -> dict[str, Any]:
-    """A restart as it is recorded: where, how long, the jump, and what became of the state."""
-    return {
-        "hyperparameter": begun.hyperparameter,
-        "group": begun.group,
-        "cycle": begun.restart.cycle,
-        "length": begun.restart.length,
-        "before": begun.restart.before,
-        "after": begun.restart.after,
-        "ratio": begun.restart.ratio,
-        "state": begun.policy.action,
-        "norms": {name: list(pair) for name, pair in begun.norms.items()},
-    }
+    def _tell_of_other_updates(self) -> None:
+        """Say so where somebody else stepped the optimizer: no batch was counted for it."""
+        made, self._left = self._updates - self._left, self._updates
+        if made:
+            warnings.warn(
+                f"run.step: {made} updates were made by optimizer.step itself since batch "
+                f"{self.batches}; they are not recorded and run.batches does not count them: call "
+                "run.step in its place",
+                stacklevel=3,
+            )
+            if self._recorder is not None:
+                self._recorder.stepped_aside(self.batches, made)

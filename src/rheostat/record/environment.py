@@ -14,6 +14,13 @@ from pathlib import Path
 PACKAGES = ("rheostat", "torch", "numpy", "scipy", "scikit-learn")
 """Packages whose version can change a run's numbers."""
 
+VARIABLES = (
+    *("OMP_NUM_THREADS", "OMP_DYNAMIC", "OPENBLAS_NUM_THREADS", "ATEN_CPU_CAPABILITY"),
+    *("MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
+)
+"""Variables of the process that can change a run's numbers."""
+
 
 @cache
 def environment() -> dict[str, str]:
@@ -47,6 +54,7 @@ def facts() -> dict[str, object]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 

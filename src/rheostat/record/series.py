@@ -25,7 +25,10 @@ from rheostat.core.errors import InputError, MachineError
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
-RESERVED = ("step", "batch")
+TEXTS = ("batch", "weights", "rng")
+"""The columns of fingerprints."""
+
+RESERVED = ("step", *TEXTS)
 _KEY = b"rheostat.series"
 _FORMAT = 1
 _BLANK = b"0" * 64
@@ -36,15 +39,21 @@ _SEAL = re.compile(rb'"seal":"([0-9a-f]{64})"')
 class Series:
     """What a run recorded at each step, as columns of equal length.
 
-    `steps` (int64) numbers the rows, `values` are float64 columns by name, `batches` are the
-    fingerprints of the batches ("" where none was given). The arrays are read-only.
+    `steps` (int64) numbers the rows, `values` are float64 columns by name. The others are
+    fingerprints, "" where there is none: of the batches, of the weights after each step, and of the
+    state of the random generators, which proves nothing (equal runs may differ in it) and explains
+    much. The arrays are read-only.
     """
 
     steps: Ints
     values: Mapping[str, Floats]
     batches: tuple[str, ...]
+    weights: tuple[str, ...] = ()
+    rng: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("weights", "rng"):
+            object.__setattr__(self, name, getattr(self, name) or ("",) * self.steps.size)
         columns = {name: np.array(self.values[name], dtype=np.float64) for name in self.values}
         for name, column in columns.items():
             if name in RESERVED or column.shape != self.steps.shape:
@@ -53,14 +62,15 @@ class Series:
             column.flags.writeable = False
         steps = np.array(self.steps, dtype=np.int64)
         steps.flags.writeable = False
-        if len(self.batches) != steps.size:
-            raise ValueError(f"{len(self.batches)} batches for {steps.size} steps")
+        for texts in (self.batches, self.weights, self.rng):
+            if len(texts) != steps.size:
+                raise ValueError(f"{len(texts)} fingerprints for {steps.size} steps")
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "values", {name: columns[name] for name in sorted(columns)})
 
     def digest(self) -> str:
-        """SHA-256 over names, lengths and every bit of the columns."""
-        head = [self.steps.size, list(self.values), list(self.batches)]
+        """SHA-256 over names, lengths and every bit of the columns but `rng`."""
+        head = [self.steps.size, list(self.values), list(self.batches), list(self.weights)]
         total = hashlib.sha256(canonical_json(head).encode("ascii"))
         total.update(self.steps.astype("<i8").tobytes())
         for column in self.values.values():
@@ -77,7 +87,10 @@ def write_series(path: Path, series: Series, source: str = "") -> None:
     arrow, parquet = _pyarrow()
     columns: dict[str, Any] = {
         "step": arrow.array(series.steps),
-        "batch": arrow.array(list(series.batches), type=arrow.string()),
+        **{
+            name: arrow.array(list(texts), type=arrow.string())
+            for name, texts in zip(TEXTS, (series.batches, series.weights, series.rng), strict=True)
+        },
     }
     for name, column in series.values.items():
         columns[name] = arrow.array(column)
@@ -130,6 +143,8 @@ def _decode(arrow: Any, parquet: Any, data: bytes) -> tuple[Series, str]:
         steps=table.column("step").to_numpy(),
         values={name: table.column(name).to_numpy() for name in names},
         batches=tuple(table.column("batch").to_pylist()),
+        weights=tuple(table.column("weights").to_pylist()),
+        rng=tuple(table.column("rng").to_pylist()),
     )
     return series, str(about["source"])
 

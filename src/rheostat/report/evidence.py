@@ -106,15 +106,12 @@ def _environment(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def _facts(header: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a header says of code, packages and machine, as far as it does."""
-    facts: dict[str, Any] = {**header.get("facts", {}), **_only(header, "threads")}
-    for key in ("pid", "started"):  # they say which run it was, not where; see the list of runs
+    facts: dict[str, Any] = dict(header.get("facts", {}))
+    # They say which run it was, not where; see the list of runs.
+    for key in ("pid", "started", "seed", "rng"):
         facts.pop(key, None)
     yield from _flat("", facts)
     yield from _flat("", header.get("environment", {}))
-
-
-def _only(header: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {key: header[key]} if key in header else {}
 
 
 def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
