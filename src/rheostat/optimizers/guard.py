@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rheostat.core.errors import RheostatError
+from rheostat.core.sharded import any_sharded, local, summed
 from rheostat.signals.norms import squares
 
 NonFinite = Literal["skip", "raise", "propagate"]
@@ -39,10 +41,19 @@ def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy:
     if math.isfinite(norm):
         return Look(norm, found)
     # Large finite gradients overflow the norm too: only the elements themselves decide.
-    bad = [n for n, grad in zip(names, values, strict=True) if not bool(grad.isfinite().all())]
+    bad = [n for n, finite in zip(names, _are_finite(values), strict=True) if not finite]
     if not bad:
         return Look(norm, found)
     if policy == "raise":
         raise RheostatError(f"the gradient of {bad[0]} is not finite; nothing was updated")
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
     return Look(norm, None, f"non-finite gradient in {bad[0]}{more}")
+
+
+def _are_finite(values: Sequence[Tensor]) -> list[bool]:
+    """Whether all elements of each tensor are finite; the same answer in every process that holds
+    parts of them."""
+    if not any_sharded(values):
+        return [bool(value.isfinite().all()) for value in values]
+    faults = torch.stack([(~local(value).isfinite()).sum().double() for value in values])
+    return [bool(none) for none in summed(faults, values) == 0]

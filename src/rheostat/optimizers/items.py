@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sharded import gathered, is_sharded, laid_out, local, part
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Kernel
@@ -30,7 +31,8 @@ class Options:
 
     def plain(self, param: Tensor) -> bool:
         """Whether a rule can work on the parameter and its gradient as they are."""
-        return self.accumulate == 1 and param.dtype not in HALF and not param.is_complex()
+        half = param.dtype in HALF
+        return self.accumulate == 1 and not (half or param.is_complex() or is_sharded(param))
 
     def buffers(self, param: Tensor) -> dict[str, Buffer]:
         """The loop's own buffers for a parameter."""
@@ -62,7 +64,8 @@ class Item:
     `param` is what the rule works on: the parameter, or a float32 stand-in for it. `update` is
     the gradient at first, then what each piece makes of it; `group` receives new scalars, and
     `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can.
-    `measured` is what the next piece has measured, None where it has not yet.
+    `measured` is what the next piece has measured, None where it has not yet. `home` is the sharded
+    parameter of which `param` is this process's part; None where `param` is whole.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Item:
     kernel: Kernel | None = None
     measured: Mapping[str, Tensor] | None = None
     position: int = 0
+    home: Tensor | None = None
     _hyper: Hyper | None = field(default=None, repr=False)
 
     @property
@@ -89,7 +93,7 @@ class Item:
         never does."""
         if self._hyper is None:
             step = self.step
-            draw = noise(self.group["seed"], step, self.name)
+            draw = noise(self.group["seed"], step, self.name, self.home)
             self._hyper = Hyper(
                 **self.numbers,
                 step=step,
@@ -145,13 +149,16 @@ def make_items(
         param, state, kernel = one.param, one.state, one.kernel
         gradient = given.coalesce() if given.is_sparse else given
         if not one.plain:
-            param, gradient, state = _working(one, gradient, options)
+            param, gradient, state = _working(one, gradient, rule, options)
             kernel = kernels[one.group]
             kernel = kernel if kernel is not None and kernel.suits(param, state) else None
         if group["maximize"]:
             gradient = -gradient
         mine = numbers[one.group]
-        items.append(Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel))
+        item = Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel)
+        if not one.plain and is_sharded(one.param) and rule.scope == "element":
+            item.home = one.param
+        items.append(item)
     return items
 
 
@@ -160,21 +167,31 @@ def write_back(items: Sequence[Item], held: Sequence[Held], options: Options) ->
     for item, one in zip(items, held, strict=True):
         if options.accumulate > 1:
             one.state["accumulated"].zero_()
+        if not one.plain and is_sharded(one.param) and item.home is None:
+            _keep_parts(item, one)
         if "master" in one.state:
-            one.param.copy_(item.param)
+            one.param.copy_(one.state["master"])
         elif options.precision == "stochastic" and one.param.dtype in HALF:
-            one.param.copy_(_rounded(item, one.param.dtype))
+            rounded = _rounded(item, one.param.dtype)
+            local(one.param).copy_(rounded if item.home is not None else part(rounded, one.param))
 
 
-def noise(seed: int, step: float, name: str) -> Callable[[Tensor], Tensor]:
-    """Standard normal samples by counter: the same for the same seed, step and name, and call."""
+def noise(
+    seed: int, step: float, name: str, home: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Standard normal samples by counter: the same for the same seed, step and name, and call.
+
+    Of a sharded parameter (`home`), each process gets its part of the same sample.
+    """
     calls = 0
 
     def draw(like: Tensor) -> Tensor:
         nonlocal calls
         generator = _generator(f"{seed} {step} {name} {calls}", like.device)
         calls += 1
-        return torch.empty_like(like).normal_(generator=generator)
+        if home is None:
+            return torch.empty_like(like).normal_(generator=generator)
+        return part(like.new_empty(home.shape).normal_(generator=generator), home)
 
     return draw
 
@@ -204,6 +221,13 @@ def _check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) 
             "it a rule that works element by element, such as adamw"
         )
 
+    elsewhere = any(piece.search or piece.probe for piece in rule.pieces)
+    if elsewhere and is_sharded(one.param):
+        raise InputError(
+            f"{one.name} is sharded, and {rule.name} evaluates the loss elsewhere, by moving whole "
+            "parameters; train it on one process, or with DDP"
+        )
+
 
 def _copies(rule: Transform, options: Options) -> list[str]:
     """The buffers that start as a copy of the parameter."""
@@ -221,10 +245,11 @@ def _refill(one: Held, names: Sequence[str]) -> None:
 
 
 def _working(
-    one: Held, gradient: Tensor, options: Options
+    one: Held, gradient: Tensor, rule: Transform, options: Options
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Parameter, gradient and state in the precision that the rule computes in: the parameter or
-    the float32 stand-in that is moved in its place; pairs of reals for complex numbers."""
+    the float32 stand-in that is moved in its place; pairs of reals for complex numbers; of what is
+    sharded this process's part, or all of it for a rule that works on more than elements."""
     param, state = one.param, one.state
     if options.accumulate > 1:
         gradient = state["accumulated"]
@@ -234,10 +259,24 @@ def _working(
         param = state["master"]
     elif options.precision == "stochastic" and param.dtype in HALF:
         param = param.float()
+    if is_sharded(param):
+        take = local if rule.scope == "element" else gathered
+        gradient = take(laid_out(gradient, param))
+        param, state = take(param), {name: take(buffer) for name, buffer in state.items()}
     if param.is_complex():
         real = {k: torch.view_as_real(v) if v.is_complex() else v for k, v in state.items()}
         return torch.view_as_real(param), torch.view_as_real(gradient), real
     return param, gradient, state
+
+
+def _keep_parts(item: Item, one: Held) -> None:
+    """Of what a rule made of a whole parameter and its state, each process keeps its parts."""
+    moved = one.state.get("master", one.param)
+    if moved.dtype == item.param.dtype:  # otherwise it is rounded first
+        local(moved).copy_(part(item.param, moved))
+    for name, buffer in one.state.items():
+        if is_sharded(buffer) and name != "master":
+            local(buffer).copy_(part(item.state[name], buffer))
 
 
 def _rounded(item: Item, dtype: torch.dtype) -> Tensor:
@@ -251,5 +290,7 @@ def _rounded(item: Item, dtype: torch.dtype) -> Tensor:
     gap = up.float() - down.float()
     share = torch.where(gap == 0, 0.0, (item.param - down.float()) / gap)
     generator = _generator(f"rounding {item.group['seed']} {item.step} {item.name}", down.device)
-    draw = torch.rand(share.shape, generator=generator, device=share.device)
+    shape = share.shape if item.home is None else item.home.shape
+    draw = torch.rand(shape, generator=generator, device=share.device)
+    draw = draw if item.home is None else part(draw, item.home)
     return torch.where((draw < share) & up.isfinite(), up, down)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError, nearest
+from rheostat.core.sharded import laid_out
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.closures import evaluator
@@ -389,7 +390,7 @@ class Optimizer(torch.optim.Optimizer):
             state.pop("parked", None)
             for key, value in saved.items():
                 device = state["step"].device if key == "step" else param.device
-                state[key] = value.detach().to(device, copy=True)
+                state[key] = laid_out(value.detach(), state.get(key, param)).to(device, copy=True)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
