@@ -26,7 +26,7 @@ from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernel
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import Restarted, check_policy
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
-from rheostat.optimizers.state import LABELS, SHARED, check_state_dict, with_names
+from rheostat.optimizers.state import LABELS, check_state_dict, keys_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 
 
@@ -115,7 +115,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
-        known = {**SHARED, **rule.hyperparameters, **rule.scalars}
+        known = keys_of(rule)
         for key in given:
             if key not in known and key not in LABELS:
                 raise InputError(
