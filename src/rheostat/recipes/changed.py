@@ -65,11 +65,11 @@ def changed_checkpoint(
     if bundle is None:
         state = relabelled_state(state, changes)
     else:
+        progress = {**progress, "changes": _plans(progress["changes"], changes)}
         weights |= _added(bundle, weights, changes)
         bundle.check_model(weights)
         plain = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
         state = changed_state(bundle.optimizer, state, changes, plain)
-        progress = {**progress, "changes": _plans(progress["changes"], changes)}
         here = {"hash": bundle.recipe.hash, "canonical": bundle.recipe.canonical()}
         before, documents["recipe"] = documents["recipe"]["canonical"], here
         noted["recipe"] = list(values_that_differ(before, here["canonical"]))
