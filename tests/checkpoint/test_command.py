@@ -33,7 +33,7 @@ def rheostat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_command_has_an_example(rheostat: Run) -> None:
-    for name in ("list", "verify", "show", "diff", "convert"):
+    for name in ("list", "verify", "show", "diff", "migrate", "convert"):
         code, said, _ = rheostat(name, "--help")
         assert code == 0
         assert f"Example: rheostat checkpoint {name} " in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def blocks() -> list[str]:
 
 
 def test_the_loop_goes_on_where_it_was_and_plain_code_reads_it(blocks: list[str]) -> None:
-    _, loop, plain = blocks
+    _, loop, plain, *_ = blocks
     first: dict[str, Any] = {}
     exec(loop, first)
     second: dict[str, Any] = {}
@@ -57,7 +58,7 @@ def test_the_run_goes_on_where_it_was(blocks: list[str]) -> None:
 
 
 def test_plain_code_is_short_needs_no_rheostat_and_finds_damage(blocks: list[str]) -> None:
-    _, loop, plain = blocks
+    _, loop, plain, *_ = blocks
     lines = [line for line in plain.splitlines() if line.strip()]
     assert len([line for line in lines if "import" not in line]) <= 10
     assert "rheostat" not in plain
@@ -69,6 +70,21 @@ def test_plain_code_is_short_needs_no_rheostat_and_finds_damage(blocks: list[str
     file.write_bytes(data)
     with pytest.raises(AssertionError, match=r"model\.safetensors"):
         exec(plain, {})
+
+
+def test_changes_other_libraries_and_torchs_checkpoints(blocks: list[str]) -> None:
+    *_, changes, foreign, distributed = blocks
+    changed: dict[str, Any] = {}
+    exec(changes, changed)
+    names = [group["param_names"] for group in changed["split"].param_groups]
+    assert names == [["head.weight", "head.bias"], ["body.weight", "body.bias"]]
+    other: dict[str, Any] = {}
+    exec(foreign, other)
+    for param in other["model"].parameters():
+        same_tensors(other["again"].state[param], other["theirs"].state[param])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that there is no process group
+        exec(distributed, {})
 
 
 def test_the_commands_of_the_page_are_all_there_are() -> None:

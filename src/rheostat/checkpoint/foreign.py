@@ -34,11 +34,23 @@ def from_torch(source: Path, directory: Path, step: int = 0) -> Path:
             tuples and dicts; says what and where.
         MachineError: it cannot be read, or the checkpoint not be written.
     """
+    tensors: dict[str, Tensor] = {}
+    structure = _described(read_plain(source), "", tensors)
+    return write(directory, step, {TENSORS: tensors}, {STRUCTURE: {"root": structure}})
+
+
+def read_plain(source: Path) -> object:
+    """What `torch.save` wrote to `source`, on the CPU.
+
+    Raises:
+        InputError: `source` is no such file, or holds code.
+        MachineError: it cannot be read.
+    """
     with disk_errors("read", source):
         if not source.is_file():
             raise InputError(f"there is no file {source}")
         try:
-            content: object = torch.load(source, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # torch raises anything at a file of another kind
@@ -46,9 +58,6 @@ def from_torch(source: Path, directory: Path, step: int = 0) -> Path:
             raise InputError(
                 f"{source} cannot be read as plain data (weights_only=True): {reason}"
             ) from error
-    tensors: dict[str, Tensor] = {}
-    structure = _described(content, "", tensors)
-    return write(directory, step, {TENSORS: tensors}, {STRUCTURE: {"root": structure}})
 
 
 def to_torch(checkpoint: Checkpoint, target: Path) -> None:
@@ -68,6 +77,16 @@ def to_torch(checkpoint: Checkpoint, target: Path) -> None:
         tensors = {file: _own_memory(named) for file, named in checkpoint.tensors.items()}
         documents = {name: dict(document) for name, document in checkpoint.documents.items()}
         content = {"step": checkpoint.step, "tensors": tensors, "documents": documents}
+    write_plain(content, target)
+
+
+def write_plain(content: object, target: Path) -> None:
+    """Write `content` for `torch.load`: all of the file, or none.
+
+    Raises:
+        InputError: `target` is there already.
+        MachineError: it cannot be written.
+    """
     if target.exists():
         raise InputError(f"{target} is there already: choose another name")
     beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")

@@ -1,9 +1,9 @@
-"""Checkpoints: list, verify, show, diff, convert."""
+"""Checkpoints: list, verify, show, diff, migrate, convert."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ from rheostat.core.errors import InputError
 
 if TYPE_CHECKING:
     from rheostat.checkpoint.load import Checkpoint
+    from rheostat.recipes.bundle import Bundle
+    from rheostat.recipes.recipe import Recipe as Loaded
 
 checkpoint_app = typer.Typer(
     help="Look at checkpoints: of a run's directory, of their own, or one of them.",
@@ -21,6 +23,17 @@ app.add_typer(checkpoint_app, name="checkpoint")
 
 Directory = Annotated[
     Path, typer.Argument(help="a run, a directory of checkpoints, or one checkpoint")
+]
+Names = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="May be given again; see the guide.")
+]
+Recipe = Annotated[Path | None, typer.Option(help="The recipe of the run that goes on.")]
+Steps = Annotated[int | None, typer.Option(help="The horizon of that recipe, in updates.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FACTORY", help="A function of yours that makes the model; it is imported."
+    ),
 ]
 
 
@@ -132,28 +145,173 @@ def checkpoint_diff(one: Directory, other: Directory, as_json: Json = False) -> 
         raise typer.Exit(1)
 
 
+@checkpoint_app.command(
+    "migrate", epilog="Example: rheostat checkpoint migrate runs/a --rename encoder.=backbone."
+)
+def checkpoint_migrate(
+    directory: Directory,
+    target: Annotated[
+        Path | None, typer.Argument(help="a directory of checkpoints; by default the same")
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="A name, or a prefix with its dot.")
+    ] = None,
+    drop: Names = None,
+    add: Names = None,
+    replace_rule: Names = None,
+    insert: Names = None,
+    remove: Names = None,
+    take_here: Names = None,
+    take_saved: Names = None,
+    recipe: Recipe = None,
+    steps: Steps = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Save the newest good checkpoint again, changed as said, beside it; nothing is overwritten.
+
+    Names can be changed as they are; for whatever else the model is needed, and the recipe where
+    that is another one. What each change means: docs/guide/checkpoints.md.
+    """
+    from rheostat.checkpoint.generations import hold
+    from rheostat.checkpoint.save import write
+    from rheostat.optimizers.changes import from_data
+    from rheostat.recipes.changed import changed_checkpoint
+
+    pairs = [pair.partition("=") for pair in rename or ()]
+    if wrong := [old for old, equals, _ in pairs if not equals]:
+        raise InputError(f"--rename {wrong[0]}: should be OLD=NEW")
+    data: dict[str, Any] = {
+        "rename": {old: new for old, _, new in pairs},
+        "drop": drop,
+        "add": add,
+        "replace_rule": replace_rule,
+        "insert": insert,
+        "remove": remove,
+        "take_here": take_here,
+        "take_saved": take_saved,
+    }
+    changes = [from_data({kind: names}) for kind, names in data.items() if names]
+    found = _load(directory)
+    if not changes:
+        typer.echo(f"{found.path} is of the newest format, and no change was asked for")
+        return
+    changed = changed_checkpoint(found, changes, _bundle(found, recipe, steps, model))
+    if changed is found:
+        typer.echo(f"{found.path} was made by these changes; nothing is left to do")
+        return
+    place = found.path.parent if target is None else target
+    with hold(place):
+        score = found.manifest.score
+        made = write(place, found.step, changed.tensors, changed.documents, score=score)
+    if as_json:
+        print_json({"path": str(made), "changes": [change.data() for change in changes]})
+    else:
+        typer.echo(f"wrote {made}")
+
+
 @checkpoint_app.command("convert", epilog="Example: rheostat checkpoint convert old.pt runs/a")
 def checkpoint_convert(
     source: Annotated[Path, typer.Argument(help="what torch.save wrote; with --to, a checkpoint")],
     target: Annotated[Path, typer.Argument(help="a directory of checkpoints; with --to, a file")],
-    to: Annotated[str | None, typer.Option(help="Convert a checkpoint to: torch.")] = None,
-    step: Annotated[int, typer.Option(help="The step to note.")] = 0,
+    to: Annotated[
+        str | None, typer.Option(help="torch, or an optimizer's key: its state dict.")
+    ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option("--from", help="The key of the optimizer whose state dict it is."),
+    ] = None,
+    recipe: Recipe = None,
+    steps: Steps = None,
+    model: Model = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The model's state dict: safetensors or torch.")
+    ] = None,
+    trainer: Annotated[
+        bool, typer.Option("--trainer", help="The file is of the Hugging Face Trainer.")
+    ] = False,
+    step: Annotated[int | None, typer.Option(help="The updates so far.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a torch file into a checkpoint, reading plain data only, or a checkpoint into one."""
+    """Turn a torch file into a checkpoint, reading plain data only, or a checkpoint into one.
+
+    With --from torch/AdamW (or another key that `rheostat list` shows), --recipe and --model, an
+    optimizer's state dict becomes a checkpoint from which a run of that recipe goes on; with --to
+    torch/AdamW and --model a run's optimizer becomes such a state dict.
+    """
     from rheostat.checkpoint.foreign import from_torch, to_torch
 
-    if to is None:
-        made = from_torch(source, target, step)
+    made = target
+    if of is not None and to is None:
+        made = _imported(source, target, of, _recipe(recipe, steps), model, weights, trainer, step)
+    elif to is None:
+        made = from_torch(source, target, step or 0)
     elif to == "torch":
         to_torch(_load(source), target)
-        made = target
+    elif "/" in to and model is not None:
+        from rheostat.integrations.convert import state_to_file
+        from rheostat.recipes.models import model_of
+
+        state_to_file(_load(source), target, to, model_of(model))
     else:
-        raise InputError(f"--to {to}: should be 'torch'")
+        raise InputError(f"--to {to}: should be 'torch', or a key such as torch/AdamW with --model")
     if as_json:
         print_json({"path": str(made)})
     else:
         typer.echo(f"wrote {made}")
+
+
+def _imported(
+    source: Path,
+    target: Path,
+    key: str,
+    recipe: Loaded | None,
+    model: str | None,
+    weights: Path | None,
+    trainer: bool,
+    step: int | None,
+) -> Path:
+    from rheostat.integrations.convert import read_weights, run_from_state
+    from rheostat.integrations.trainer_file import trainer_names
+    from rheostat.recipes.models import model_of
+
+    if recipe is None or model is None or weights is None:
+        raise InputError(f"--from {key} needs --recipe, --model and --weights")
+    net = model_of(model)
+    try:
+        net.load_state_dict(read_weights(weights))
+    except RuntimeError as error:  # torch says what differs over several lines
+        said = " ".join(str(error).split())
+        raise InputError(f"{weights} does not fit the model: {said}") from None
+    names = trainer_names(net) if trainer else net
+    return run_from_state(source, target, key, recipe, net, names=names, step=step)
+
+
+def _recipe(file: Path | None, steps: int | None) -> Loaded | None:
+    from rheostat.recipes.recipe import Recipe as Loaded
+
+    if file is None:
+        return None
+    return Loaded.load(file) if steps is None else Loaded.load(file).bind(steps)
+
+
+def _bundle(
+    found: Checkpoint, recipe: Path | None, steps: int | None, model: str | None
+) -> Bundle | None:
+    """The model, and the recipe over it, that a checkpoint is to fit; None without a model."""
+    from rheostat.recipes.bundle import Bundle
+    from rheostat.recipes.models import model_of
+    from rheostat.recipes.recipe import Recipe as Loaded
+
+    if model is None:
+        if recipe is not None:
+            raise InputError(f"--recipe {recipe} needs the model: --model MODULE:FACTORY")
+        return None
+    if "recipe" not in found.documents:
+        raise InputError(f"{found.path} is no checkpoint of a run: it has no recipe.json")
+    net = model_of(model)
+    loaded = _recipe(recipe, steps) or Loaded.load(found.documents["recipe"]["canonical"])
+    return Bundle(loaded, net, loaded.build(net), {})
 
 
 def _checkpoints(directory: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sharded import any_sharded
 from rheostat.core.transform import Hyper, Transform
 from rheostat.optimizers.items import Held, noise, numbers_of
 
@@ -25,6 +26,8 @@ def observe(
     `Optimizer.observe`."""
     if not held:
         raise InputError("observe: no rule of this optimizer uses the Hessian's diagonal")
+    if any_sharded(one.param for one in held):
+        raise InputError("observe: the parameters are sharded, and a sample needs whole ones")
     samples = curvature_samples(groups, held, closure, estimator, batch_size)
     for one, sample in zip(held, samples, strict=True):
         if sample is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import RheostatError
+from rheostat.core.sharded import any_sharded, local, summed
 from rheostat.signals.norms import peaks, squares
 
 NonFinite = Literal["skip", "raise", "propagate"]
@@ -45,7 +46,7 @@ def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy:
     if math.isfinite(norm):
         return Look(norm, found)
     # Large finite gradients overflow the norm too: only the elements themselves decide.
-    bad = [n for n, grad in zip(names, values, strict=True) if not bool(grad.isfinite().all())]
+    bad = [n for n, finite in zip(names, _are_finite(values), strict=True) if not finite]
     if not bad:
         return Look(norm, found)
     if policy == "raise":
@@ -73,3 +74,12 @@ def reason_for(bad: Sequence[str]) -> str:
 
 def _real(values: Tensor) -> Tensor:
     return torch.view_as_real(values) if values.is_complex() else values
+
+
+def _are_finite(values: Sequence[Tensor]) -> list[bool]:
+    """Whether all elements of each tensor are finite; the same answer in every process that holds
+    parts of them."""
+    if not any_sharded(values):
+        return [bool(value.isfinite().all()) for value in values]
+    faults = torch.stack([(~local(value).isfinite()).sum().double() for value in values])
+    return [bool(none) for none in summed(faults, values) == 0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sharded import gathered, is_sharded, laid_out, local, part
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.device import Frame
 from rheostat.optimizers.guard import NonFinite
@@ -31,7 +32,8 @@ class Options:
 
     def plain(self, param: Tensor) -> bool:
         """Whether a rule can work on the parameter and its gradient as they are."""
-        return self.accumulate == 1 and param.dtype not in HALF and not param.is_complex()
+        half = param.dtype in HALF
+        return self.accumulate == 1 and not (half or param.is_complex() or is_sharded(param))
 
     def buffers(self, param: Tensor) -> dict[str, Buffer]:
         """The loop's own buffers for a parameter."""
@@ -67,7 +69,8 @@ class Item:
     the gradient at first, then what each piece makes of it; `group` receives new scalars, and
     `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can.
     `measured` is what the next piece has measured, None where it has not yet. `frame` holds the
-    numbers, where they are on a device, and `line` the parameter's place in it.
+    numbers, where they are on a device, and `line` the parameter's place in it. `home` is the
+    sharded parameter of which `param` is this process's part; None where `param` is whole.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Item:
     position: int = 0
     frame: Frame | None = None
     line: int = 0
+    home: Tensor | None = None
     _hyper: Hyper | None = field(default=None, repr=False)
 
     @property
@@ -108,7 +112,7 @@ class Item:
         never does."""
         if self._hyper is None:
             step = self.step
-            draw = noise(self.group["seed"], step, self.name)
+            draw = noise(self.group["seed"], step, self.name, self.home)
             self._hyper = Hyper(
                 **self.numbers,
                 step=step,
@@ -188,7 +192,7 @@ def make_items(
         param, state, kernel = one.param, one.state, one.kernel
         gradient = given.coalesce() if given.is_sparse else given
         if not one.plain:
-            param, gradient, state = _working(one, gradient, options)
+            param, gradient, state = _working(one, gradient, rule, options)
             kernel = fitting(kernels[one.group], param, state)
         if group["maximize"]:
             gradient = -gradient
@@ -196,6 +200,8 @@ def make_items(
         item = Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel)
         if frame is not None:
             item.frame, item.line = frame, one.line
+        if not one.plain and is_sharded(one.param) and rule.scope == "element":
+            item.home = one.param
         items.append(item)
     return items
 
@@ -205,23 +211,32 @@ def write_back(items: Sequence[Item], held: Sequence[Held], options: Options) ->
     for item, one in zip(items, held, strict=True):
         if options.accumulate > 1:
             one.state["accumulated"].zero_()
+        if not one.plain and is_sharded(one.param) and item.home is None:
+            _keep_parts(item, one)
         if "master" in one.state:
-            one.param.copy_(
-                item.param if item.ok is None else torch.where(item.ok, item.param, one.param)
-            )
+            master = one.state["master"]
+            one.param.copy_(master if item.ok is None else torch.where(item.ok, master, one.param))
         elif options.precision == "stochastic" and one.param.dtype in HALF:
-            one.param.copy_(_rounded(item, one.param.dtype))
+            rounded = _rounded(item, one.param.dtype)
+            local(one.param).copy_(rounded if item.home is not None else part(rounded, one.param))
 
 
-def noise(seed: int, step: Any, name: str) -> Callable[[Tensor], Tensor]:
-    """Standard normal samples by counter: the same for the same seed, step and name, and call."""
+def noise(
+    seed: int, step: Any, name: str, home: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Standard normal samples by counter: the same for the same seed, step and name, and call.
+
+    Of a sharded parameter (`home`), each process gets its part of the same sample.
+    """
     calls = 0
 
     def draw(like: Tensor) -> Tensor:
         nonlocal calls
         generator = _generator(f"{seed} {float(step)} {name} {calls}", like.device)
         calls += 1
-        return torch.empty_like(like).normal_(generator=generator)
+        if home is None:
+            return torch.empty_like(like).normal_(generator=generator)
+        return part(like.new_empty(home.shape).normal_(generator=generator), home)
 
     return draw
 
@@ -251,6 +266,13 @@ def _check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) 
             "it a rule that works element by element, such as adamw"
         )
 
+    elsewhere = any(piece.search or piece.probe for piece in rule.pieces)
+    if elsewhere and is_sharded(one.param):
+        raise InputError(
+            f"{one.name} is sharded, and {rule.name} evaluates the loss elsewhere, by moving whole "
+            "parameters; train it on one process, or with DDP"
+        )
+
 
 def _copies(rule: Transform, options: Options) -> list[str]:
     """The buffers that start as a copy of the parameter."""
@@ -269,10 +291,11 @@ def _refill(one: Held, names: Sequence[str], *, on_device: bool) -> None:
 
 
 def _working(
-    one: Held, gradient: Tensor, options: Options
+    one: Held, gradient: Tensor, rule: Transform, options: Options
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Parameter, gradient and state in the precision that the rule computes in: the parameter or
-    the float32 stand-in that is moved in its place; pairs of reals for complex numbers."""
+    the float32 stand-in that is moved in its place; pairs of reals for complex numbers; of what is
+    sharded this process's part, or all of it for a rule that works on more than elements."""
     param, state = one.param, one.state
     if options.accumulate > 1:
         gradient = state["accumulated"]
@@ -282,10 +305,24 @@ def _working(
         param = state["master"]
     elif options.precision == "stochastic" and param.dtype in HALF:
         param = param.float()
+    if is_sharded(param):
+        take = local if rule.scope == "element" else gathered
+        gradient = take(laid_out(gradient, param))
+        param, state = take(param), {name: take(buffer) for name, buffer in state.items()}
     if param.is_complex():
         real = {k: torch.view_as_real(v) if v.is_complex() else v for k, v in state.items()}
         return torch.view_as_real(param), torch.view_as_real(gradient), real
     return param, gradient, state
+
+
+def _keep_parts(item: Item, one: Held) -> None:
+    """Of what a rule made of a whole parameter and its state, each process keeps its parts."""
+    moved = one.state.get("master", one.param)
+    if moved.dtype == item.param.dtype:  # otherwise it is rounded first
+        local(moved).copy_(part(item.param, moved))
+    for name, buffer in one.state.items():
+        if is_sharded(buffer) and name != "master":
+            local(buffer).copy_(part(item.state[name], buffer))
 
 
 def _rounded(item: Item, dtype: torch.dtype) -> Tensor:
@@ -299,5 +336,7 @@ def _rounded(item: Item, dtype: torch.dtype) -> Tensor:
     gap = up.float() - down.float()
     share = torch.where(gap == 0, 0.0, (item.param - down.float()) / gap)
     generator = _generator(f"rounding {item.group['seed']} {item.step} {item.name}", down.device)
-    draw = torch.rand(share.shape, generator=generator, device=share.device)
+    shape = share.shape if item.home is None else item.home.shape
+    draw = torch.rand(shape, generator=generator, device=share.device)
+    draw = draw if item.home is None else part(draw, item.home)
     return torch.where((draw < share) & up.isfinite(), up, down)

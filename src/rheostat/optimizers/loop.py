@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sharded import laid_out
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.closures import evaluator
@@ -28,7 +29,7 @@ from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
-from rheostat.optimizers.state import SHARED, check_state_dict, with_names
+from rheostat.optimizers.state import check_state_dict, keys_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
 
@@ -103,7 +104,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
-        known = {**SHARED, **rule.hyperparameters, **rule.scalars}
+        known = keys_of(rule)
         given = check_group(len(self.param_groups), rule, given)
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
@@ -373,7 +374,7 @@ class Optimizer(torch.optim.Optimizer):
             state.pop("parked", None)
             for key, value in saved.items():
                 device = "cpu" if key == "step" else param.device
-                state[key] = value.detach().to(device, copy=True)
+                state[key] = laid_out(value.detach(), state.get(key, param)).to(device, copy=True)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 

@@ -57,8 +57,8 @@ class Plan:
     """The schedules of an optimizer, one mapping from hyperparameter to schedule a group.
 
     `opt.plan` is it. The counts that they follow live in the param groups, and are saved with them.
-    `schedules` are those that hold now, `planned` those that each group was made with. `learn` makes
-    sure of the count of updates, which may have been taken on trust; see `recount`.
+    `schedules` are those that hold now, `planned` those that each group was made with. `learn`
+    makes sure of the count of updates, which may have been taken on trust; see `recount`.
     """
 
     def __init__(

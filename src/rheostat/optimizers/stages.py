@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sharded import summed
 from rheostat.core.transform import Evaluate, Transform, square
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
@@ -126,11 +127,22 @@ def _measure(piece: Transform, items: Sequence[Item]) -> None:
     """Sum the measurements in the order of the parameters' names, and settle the scalars."""
     assert piece.measure is not None
     sums: dict[str, Tensor] = {}
-    for item in items:
-        found = piece.measure(item.update, item.state, item.param, item.hyper)
-        for key, value in found.items():
+    found = [piece.measure(item.update, item.state, item.param, item.hyper) for item in items]
+    if any(item.home is not None for item in items):
+        found = _over_processes(items, found)
+    for one in found:
+        for key, value in one.items():
             sums[key] = sums[key] + value if key in sums else value
     _settle(piece, items, sums)
+
+
+def _over_processes(
+    items: Sequence[Item], found: Sequence[Mapping[str, Tensor]]
+) -> list[Mapping[str, Tensor]]:
+    """What was measured of parts, summed over the processes that hold them; one call a scalar."""
+    homes = [item.param if item.home is None else item.home for item in items]
+    whole = {key: summed(torch.stack([one[key] for one in found]), homes) for key in found[0]}
+    return [{key: values[i] for key, values in whole.items()} for i in range(len(items))]
 
 
 def _settle(piece: Transform, items: Sequence[Item], sums: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.transform import Buffer
+from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.scheduled import START
 
 LABELS = (
@@ -32,6 +32,32 @@ SHARED: Mapping[str, Any] = {
     "mode": "eager",
 }
 """Group keys that every rule has: the loop's own, with their starting values."""
+
+ALGORITHM = "algorithm"
+"""The group key under which the rule is written down, so that a state finds its own again."""
+
+
+def keys_of(rule: Transform) -> dict[str, Any]:
+    """The keys of a group with this rule, with their starting values."""
+    return {**SHARED, ALGORITHM: written_rule(rule), **rule.hyperparameters, **rule.scalars}
+
+
+def written_rule(rule: Transform) -> str:
+    """A rule's pieces with their versions, and with those of their arguments that are no numbers:
+    numbers are hyperparameters, which may change."""
+    pieces: list[str] = []
+    for piece in rule.pieces:
+        arguments: Mapping[str, Any] = piece.origin.arguments if piece.origin else {}
+        told = [f"{k}={v!r}" for k, v in arguments.items() if isinstance(v, bool | str)]
+        name = piece.origin.component if piece.origin else piece.name
+        pieces.append(f"{name}({', '.join(told)})" if told else name)
+    return " | ".join(pieces)
+
+
+def pieces_in(written: str) -> list[tuple[str, str]]:
+    """The pieces of a written rule: the name alone, and all that is written."""
+    pieces = written.split(" | ")
+    return [(piece.partition("(")[0].partition("@")[0], piece) for piece in pieces]
 
 
 @dataclass(frozen=True)
@@ -92,6 +118,10 @@ def _group_problems(index: int, theirs: Mapping[str, Any], mine: Mapping[str, An
         problems.append(f"group {index} has no saved state for {', '.join(missing)}")
     if extra := sorted(saved_names - names):
         problems.append(f"group {index} was saved with {', '.join(extra)}, which is not here")
+    if theirs.get(ALGORITHM, mine[ALGORITHM]) != mine[ALGORITHM]:
+        problems.append(
+            f"group {index} was saved under {theirs[ALGORITHM]}, here it has {mine[ALGORITHM]}"
+        )
     wanted, found = set(mine) - set(LABELS), set(theirs) - set(LABELS)
     if missing := sorted(wanted - found):
         problems.append(f"group {index} was saved without {', '.join(missing)}")

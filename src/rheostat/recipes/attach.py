@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,10 @@ from rheostat.checkpoint.generations import FOLDER, Keep
 from rheostat.checkpoint.load import Checkpoint
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule
+from rheostat.optimizers.changes import Change
 from rheostat.optimizers.loop import Optimizer
 from rheostat.recipes.bundle import Bundle, Progress, Stateful
+from rheostat.recipes.changed import changed_checkpoint
 from rheostat.recipes.environments import run_environment
 from rheostat.recipes.recipe import Recipe
 from rheostat.recipes.recording import trained, trained_names
@@ -47,6 +49,7 @@ def attach(
     keep: int | Keep = 2,
     sampler: Stateful | None = None,
     extra: Mapping[str, Stateful] | None = None,
+    changes: Sequence[Change] = (),
 ) -> Run:
     """Bind a recipe to a model: its optimizer, its schedules and, with a directory, its record and
     its checkpoints.
@@ -69,6 +72,8 @@ def attach(
         sampler: what orders the data, saved with the run. `ResumableSampler` is saved by
             `run.batches`.
         extra: whatever else is to be saved, by name: a GradScaler, a loader, an evaluator.
+        changes: in what model and recipe differ from what was saved; see
+            `rheostat.optimizers.changes`. Made once: a restart goes on from what they led to.
 
     Warns:
         RecipeWarning: what the recipe says and might not mean; `silence` holds codes.
@@ -88,18 +93,24 @@ def attach(
         warnings.warn(problem.line, RecipeWarning, stacklevel=2)
     bundle = Bundle(bound, model, bound.build(model), _others(sampler, extra))
     saver = _saver(directory, resume, save_every, save_minutes, keep)
+    if changes and resume == "never":
+        raise InputError("attach: changes are made to what a run resumes; resume='must'")
     with contextlib.ExitStack() as undo:
         saved = None
         if saver is not None:
             undo.callback(saver.close, well=False)
             saved = saver.open(resume)
+            if changes:
+                saved = _changed(saved, changes, bundle)
         progress, notes = (Progress(), []) if saved is None else _put(bundle, saved)
         if saver is not None:
             saver.begin()  # not before: a checkpoint that does not fit is no crash
         writer = None
         if directory is not None and resume != "never" and Path(directory, LOG_NAME).exists():
-            fields = _resumption(saved, notes)
-            same = {"recipe_hash": bound.hash}
+            fields = {**_resumption(saved, notes), "changed": progress.changed}
+            # A record that began before the recipe was changed bears the hash of that time.
+            first = progress.changed[0]["recipe_hash"] if progress.changed else bound.hash
+            same = {"recipe_hash": first}
             writer = RunWriter.resume(directory, progress.batches, fields, same)
         elif directory is not None:
             header = _header(bound, model, bundle.optimizer)
@@ -116,6 +127,12 @@ class RecipeWarning(UserWarning):
 
 class ResumeWarning(UserWarning):
     """A run goes on, and not from the newest checkpoint, or not to the same bits."""
+
+
+def _changed(saved: Checkpoint | None, changes: Sequence[Change], bundle: Bundle) -> Checkpoint:
+    if saved is None:
+        raise InputError("attach: changes: there is no checkpoint to change")
+    return changed_checkpoint(saved, changes, bundle)
 
 
 def _others(sampler: Stateful | None, extra: Mapping[str, Stateful] | None) -> dict[str, Stateful]:

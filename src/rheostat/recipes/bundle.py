@@ -25,6 +25,7 @@ from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.scheduled import COUNTS, at_counts, check_owners, log_key
 from rheostat.optimizers.state import check_state_dict
 from rheostat.recipes.environments import run_environment
+from rheostat.recipes.optimizer_files import document_of, state_of
 from rheostat.recipes.recipe import Recipe
 
 CHANGES = ("extend", "change_peak", "cool_down")
@@ -55,12 +56,14 @@ class Progress:
     """How far a run is, beside what its optimizer counts.
 
     `batches` is the number of batches consumed, `begun` are the restarts that the next update
-    begins with, as they are recorded, `changes` the changes of plan so far (see `noted`).
+    begins with, as they are recorded, `changes` the changes of plan so far (see `noted`), `changed`
+    the structural ones (see `recipes.changed`).
     """
 
     batches: int = 0
     begun: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    changed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Bundle:
                 "evaluating": [n for n, m in _modules(self.model) if not m.training],
                 "rest": take_apart(rest, "rest", tensors["others"]),
             },
-            "optimizer": self._optimizer_state(tensors["optimizer"]),
+            "optimizer": document_of(self.optimizer.state_dict(), tensors["optimizer"]),
             "others": take_apart(others, "others", tensors["others"]),
             "rng": rng,
         }
@@ -119,9 +122,9 @@ class Bundle:
             **tensors["model"],
             **put_together(documents["model"]["rest"], tensors["others"]),
         }
-        self._check_model(weights)
+        self.check_model(weights)
         progress = Progress(**documents["run"]["progress"])
-        state = self._saved_state(tensors["optimizer"], documents["optimizer"])
+        state = state_of(documents["optimizer"], tensors["optimizer"])
         self._check_optimizer(state, progress.changes)
         others = put_together(documents["others"], tensors["others"])
         _check_names("saved with", others, "attached with", self.others)
@@ -145,41 +148,6 @@ class Bundle:
         differ = values_that_differ(documents["run"]["environment"], run_environment())
         return progress, [*left, *(f"the environment is another one: {line}" for line in differ)]
 
-    # -- the optimizer -------------------------------------------------------------------------
-
-    def _optimizer_state(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """The optimizer's state: its tensors as PARAMETER/BUFFER, and the rest."""
-        state = self.optimizer.state_dict()
-        names = {
-            index: name
-            for group in state["param_groups"]
-            for index, name in zip(group["params"], group["param_names"], strict=True)
-        }
-        buffers: dict[str, list[str]] = {}
-        for index, entry in state["state"].items():
-            buffers[names[index]] = list(entry)
-            tensors.update({f"{names[index]}/{key}": value for key, value in entry.items()})
-        groups = [
-            take_apart({k: v for k, v in group.items() if k != "params"}, f"group.{i}", tensors)
-            for i, group in enumerate(state["param_groups"])
-        ]
-        return {"groups": groups, "buffers": buffers}
-
-    @staticmethod
-    def _saved_state(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> dict[str, Any]:
-        """A state dict as the optimizer's own."""
-        groups: list[dict[str, Any]] = []
-        index: dict[str, int] = {}
-        for group in put_together(document["groups"], tensors):
-            start = len(index)
-            index |= {name: start + i for i, name in enumerate(group["param_names"])}
-            groups.append({**group, "params": [index[name] for name in group["param_names"]]})
-        state = {
-            index[name]: {key: tensors[f"{name}/{key}"] for key in keys}
-            for name, keys in document["buffers"].items()
-        }
-        return {"state": state, "param_groups": groups}
-
     # -- does it fit? --------------------------------------------------------------------------
 
     def _check_recipe(self, saved: Mapping[str, Any]) -> None:
@@ -191,7 +159,8 @@ class Bundle:
             + "; ".join(differ or ["what it hashes to"])
         )
 
-    def _check_model(self, weights: Mapping[str, Any]) -> None:
+    def check_model(self, weights: Mapping[str, Any]) -> None:
+        """Refuse the state dict of another model: every name, dtype and shape that differs."""
         here = self.model.state_dict()
         _check_names("of a model with", weights, "attached to one with", here)
         differ = [

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rheostat.core.sharded import any_sharded, local, summed
+
 _norms: Any = torch._foreach_norm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
@@ -16,10 +18,13 @@ def squares(tensors: Sequence[Tensor], *, wide: bool = False) -> Tensor:
     """The sum of squares of each tensor: float64, one number a tensor, where the first one is.
 
     Costs one read of the tensors. Each tensor is summed in its own precision, or in float64 where
-    `wide`: then large float32 numbers do not overflow.
+    `wide`: then large float32 numbers do not overflow. One of which each process holds a part is
+    summed over all of them.
     """
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
+    if any_sharded(tensors):
+        return summed(squares([local(tensor) for tensor in tensors], wide=wide), tensors)
     # One call for all tensors is several times faster than a call each.
     norms = _norms(list(tensors), dtype=torch.float64 if wide else None)
     if any(tensor.device != norms[0].device for tensor in tensors):
