@@ -20,6 +20,7 @@ from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.checkpoint.rng import rng_state, set_rng_state
 from rheostat.checkpoint.sampler import ResumableSampler
 from rheostat.core.errors import InputError, closest
+from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.scheduled import COUNTS, at_counts, check_owners, log_key
@@ -67,8 +68,14 @@ class Bundle:
 
     recipe: Recipe
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: Optimizer | Followed
     others: Mapping[str, Stateful]
+
+    @property
+    def shown(self) -> Optimizer:
+        """What the user sees: of another library, its own object."""
+        loop = self.optimizer
+        return cast("Optimizer", loop.theirs) if isinstance(loop, Followed) else loop
 
     def take(self, progress: Progress) -> tuple[Tensors, Documents]:
         """Tensors by file and name, and documents by name; the tensors are not copied."""
@@ -132,7 +139,10 @@ class Bundle:
             raise
         # Looked at above: from here on nothing is refused.
         replay(self.optimizer.plan, self.optimizer.param_groups, progress.changes)
-        self.optimizer.load_state_dict(state)
+        if isinstance(self.optimizer, Followed):
+            self.optimizer.load_by_name(state)
+        else:
+            self.optimizer.load_state_dict(state)
         self.model.load_state_dict(weights)
         for name, module in _modules(self.model):
             module.training = name not in documents["model"]["evaluating"]
@@ -143,6 +153,8 @@ class Bundle:
 
     def _optimizer_state(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """The optimizer's state: its tensors as PARAMETER/BUFFER, and the rest."""
+        if isinstance(self.optimizer, Followed):
+            return take_apart(self.optimizer.state_by_name(), "state", tensors)
         state = self.optimizer.state_dict()
         names = {
             index: name
@@ -163,6 +175,8 @@ class Bundle:
     def _saved_state(saved: Checkpoint) -> dict[str, Any]:
         """A state dict as the optimizer's own."""
         document, tensors = saved.documents["optimizer"], saved.tensors["optimizer"]
+        if "by_name" in document:
+            return put_together(document, tensors)
         groups: list[dict[str, Any]] = []
         index: dict[str, int] = {}
         for group in put_together(document["groups"], tensors):
@@ -200,11 +214,16 @@ class Bundle:
     def _check_optimizer(self, state: Mapping[str, Any], changes: list[dict[str, Any]]) -> None:
         """Refuse what `load_state_dict` would, on a copy of the plan."""
         live = self.optimizer
-        check_state_dict(state, live.param_groups, live.buffers_of)
         groups = [
             {**group, **live.scheduled(index)} for index, group in enumerate(live.param_groups)
         ]
-        plan = Plan(groups, [live.rule(i) for i in range(len(groups))], lambda _: [])
+        if isinstance(live, Followed):
+            live.check(state)
+            rules = live.rules
+        else:
+            check_state_dict(state, live.param_groups, live.buffers_of)
+            rules = [live.rule(i) for i in range(len(groups))]
+        plan = Plan(groups, rules, lambda _: [])
         for group in groups:
             plan.join(group)
         replay(plan, groups, changes)
@@ -212,7 +231,9 @@ class Bundle:
             check_owners(index, dict(saved), plan.following(index, saved), saved=True)
 
 
-def noted(optimizer: Optimizer, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def noted(
+    optimizer: Optimizer | Followed, operation: str, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """A change of plan as it is saved: what is called, and where the groups are when it is."""
     places = [
         {

@@ -42,7 +42,8 @@ class Run:
         seconds: float | None = None,
     ) -> None:
         self.recipe = bundle.recipe
-        self.optimizer = bundle.optimizer
+        self._loop = bundle.optimizer
+        self.optimizer = bundle.shown
         self._bundle = bundle
         self._progress = progress
         self._writer = writer
@@ -86,9 +87,9 @@ class Run:
             self._check_saved(self._saver, scaler)
         before = self._before() if self._writer is not None else {}
         if scaler is None:
-            returned = self.optimizer.step(closure)
+            returned = self._loop.step(closure)
             loss = returned if loss is None else loss
-            result = self.optimizer.last_step
+            result = self._loop.last_step
             assert result is not None
         else:
             result = self._scaled_step(scaler)
@@ -96,8 +97,8 @@ class Run:
             self._record(self._writer, result, loss, before, batch)
         self._progress.batches += 1
         self._count(consumed or {})
-        if self.optimizer.last_step is not None:
-            self._begin(self.optimizer.last_step.restarts)
+        if self._loop.last_step is not None:
+            self._begin(self._loop.last_step.restarts)
         if self._saver is not None:
             self._save_if_due(self._saver, result)
         return result
@@ -109,7 +110,7 @@ class Run:
             counts["fraction"] = (now - self._told) / self._seconds
             self._told = now
         if counts:
-            self.optimizer.consumed(**counts)
+            self._loop.consumed(**counts)
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ class Run:
 
     @property
     def _updates(self) -> int:
-        return int(self.optimizer.param_groups[0]["updates"])
+        return int(self._loop.param_groups[0]["updates"])
 
     def _check_saved(self, saver: Saver, scaler: torch.amp.GradScaler | None) -> None:
         saver.check()
@@ -184,12 +185,12 @@ class Run:
         self, state: StateAction | None = None, factor: float = 0.5, hyperparameter: str = "lr"
     ) -> None:
         """Begin the schedule again with the next update; see `Plan.restart`."""
-        self._begin(self.optimizer.plan.restart(state, factor, hyperparameter))
+        self._begin(self._loop.plan.restart(state, factor, hyperparameter))
 
     def _change(self, operation: str, arguments: Mapping[str, Any]) -> None:
         # Noted before, kept once it is done: a resumed run makes the same change at the same place.
-        note = noted(self.optimizer, operation, arguments)
-        changes: list[Replanned] = getattr(self.optimizer.plan, operation)(**arguments)
+        note = noted(self._loop, operation, arguments)
+        changes: list[Replanned] = getattr(self._loop.plan, operation)(**arguments)
         self._progress.changes.append(note)
         for change in changes if self._writer is not None else []:
             assert self._writer is not None
@@ -252,14 +253,14 @@ class Run:
             error.add_note(str(failure))  # the first error is the one to report
 
     def _scaled_step(self, scaler: torch.amp.GradScaler) -> StepResult:
-        self.optimizer.last_step = None
+        self._loop.last_step = None
         scaler.step(self.optimizer)
         scaler.update()
         # The annotation undoes the narrowing: scaler.step may have called optimizer.step.
-        result = cast("StepResult | None", self.optimizer.last_step)
+        result = cast("StepResult | None", self._loop.last_step)
         if result is None:
             result = StepResult(False, self._updates, "the GradScaler found a non-finite gradient")
-            self.optimizer.last_step = result
+            self._loop.last_step = result
         return result
 
     def _begin(self, restarts: tuple[Restarted, ...]) -> None:
@@ -269,8 +270,8 @@ class Run:
 
     def _before(self) -> dict[str, float]:
         """The hyperparameters that the coming update runs with: lr, and whatever is scheduled."""
-        group = self.optimizer.param_groups[0]
-        return {name: _number(group[name]) for name in ("lr", *self.optimizer.scheduled(0))}
+        group = self._loop.param_groups[0]
+        return {name: _number(group[name]) for name in ("lr", *self._loop.scheduled(0))}
 
     def _record(
         self,
@@ -287,9 +288,9 @@ class Run:
         values["momentum_norm"] = total_norm(
             [
                 state[name]
-                for state in self.optimizer.state.values()
+                for state in self._loop.state.values()
                 for name in FIRST_MOMENTS
-                if name in state
+                if isinstance(state.get(name), Tensor)  # another library's may hold None
             ]
         )
         if result.applied:
