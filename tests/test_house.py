@@ -22,6 +22,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FRONT_DOOR = [
     "Buffer",
     "Hyper",
+    "InputError",
+    "MachineError",
     "Recipe",
     "Schedule",
     "StepResult",

@@ -5,6 +5,7 @@ The front door. Everything here is loaded when it is first used:
 - `optimizer("adamw", model, lr=3e-4)` makes a torch optimizer; `chain` composes `transforms`;
   any hyperparameter takes one of the `schedules`.
 - `attach("recipe.yaml", model, steps=…, directory=…)` binds a whole recipe to a model.
+- Whatever is wrong raises `InputError`, yours to mend, or `MachineError`, the environment's.
 - `components("optimizer")` and `component("adamw@1")` say what there is; `register` adds yours.
 
 The rooms, from the ground up: `core`, then `transforms`, `schedules` and `signals`, then
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rheostat import schedules as schedules
     from rheostat import transforms as transforms
+    from rheostat.core.errors import InputError as InputError
+    from rheostat.core.errors import MachineError as MachineError
     from rheostat.core.registry import component as component
     from rheostat.core.registry import components as components
     from rheostat.core.registry import register as register
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 _DOORS = {
     "Buffer": "rheostat.core.transform",
     "Hyper": "rheostat.core.transform",
+    "InputError": "rheostat.core.errors",
+    "MachineError": "rheostat.core.errors",
     "Recipe": "rheostat.recipes.recipe",
     "Schedule": "rheostat.core.schedule",
     "StepResult": "rheostat.optimizers.results",

@@ -10,7 +10,7 @@ from typing import Any
 from rheostat.core.component import Component
 from rheostat.core.hyper import Argument, arguments_of
 from rheostat.core.registry import components
-from rheostat.recipes.reader import nesting
+from rheostat.recipes.schedule_data import nesting
 
 NUMBERS = [0.5, 0.25, 0.75, 1, 2, 3, 0.0, 0.125, -0.5, 10, 1e-3]
 WORDS = ["quintic", "bfloat16", "float32", "original", "adam", "sgd"]

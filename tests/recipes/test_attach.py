@@ -63,7 +63,7 @@ def test_every_step_is_recorded(tmp_path: Path) -> None:
 def test_scheduled_hyperparameters_are_recorded_too(tmp_path: Path) -> None:
     model = _model()
     decay = {"schedule": "cosine", "peak": 0.1}
-    recipe = {"optimizer": "adamw", "lr": 0.1, "weight_decay": decay}
+    recipe = {"optimizer": "adamw", "lr": 0.01, "weight_decay": decay}
     with rs.attach(recipe, model, steps=5, directory=tmp_path / "run") as run:
         for k in range(5):
             model(_batch(k)).sum().backward()

@@ -16,7 +16,7 @@ from rheostat.record.run import RunRecord
 
 def _run(directory: Path, lr: Any, steps: int = 12, **arguments: Any) -> Any:
     torch.manual_seed(0)
-    recipe = {"optimizer": "adamw", "lr": lr}
+    recipe = {"optimizer": "adamw", "lr": lr, "silence": ["RH019"]}
     return rs.attach(recipe, nn.Linear(4, 2), steps=steps, directory=directory, **arguments)
 
 

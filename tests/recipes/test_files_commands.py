@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,10 +60,47 @@ def test_validate(rheostat: Run) -> None:
     assert valid == f"r.yaml: a valid recipe, hash {Recipe.load(path).hash[:12]}"
     code, out, _ = rheostat("validate", path, "--set", "lr=1", "--json")
     shown = json.loads(out)
-    assert (code, shown["warnings"], shown["canonical"]["lr"]) == (0, [], 1.0)
+    assert (code, shown["problems"], shown["canonical"]["lr"]) == (0, [], 1.0)
     code, out, err = rheostat("validate", path, "--set", "lr=-1", "--set", "seeed=1")
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "r.toml",
+            'optimizer = "adamww"\nlr = 1\nbetas = [0.9, 2]\n',
+            [
+                ("error", None, "r.toml", 1, 13, "optimizer"),
+                ("error", None, "r.toml", 3, 15, "betas[1]"),
+            ],
+        ),
+        (
+            "r.yaml",
+            "optimizer: sgd\nlr: 30\npolicy: [{match: {name: 'x*'}}]\n",
+            [
+                ("warning", "RH019", "r.yaml", 2, 5, "lr"),
+                ("error", "RH016", "r.yaml", 3, 18, "policy[0].match"),
+            ],
+        ),
+        ("r.yaml", "lr: 1\nlr: 2", [("error", None, "r.yaml", 2, 1, "")]),
+        ("s.yaml", "study: x\narms: {a: {}}\nseeds: 1", None),
+    ],
+)
+def test_validate_tells_programs_of_a_bad_file(
+    rheostat: Run, name: str, text: str, told: list[tuple[Any, ...]] | None
+) -> None:
+    model = [] if told is None else ["--model", "recipe_net:build"]
+    code, out, err = rheostat("validate", write(name, text), "--json", *model)
+    assert (code, err) == (2, "")
+    shown = json.loads(out)
+    assert not shown["valid"]
+    keys = ("severity", "code", "file", "line", "column", "key")
+    found = [tuple(problem[key] for key in keys) for problem in shown["problems"]]
+    assert found == told if told is not None else len(found) > 5
+    assert all(problem["message"] for problem in shown["problems"])
 
 
 def test_validate_against_a_model(rheostat: Run) -> None:
@@ -76,7 +114,7 @@ def test_validate_against_a_model(rheostat: Run) -> None:
         ("recipe_net", "should be MODULE:FACTORY"),
         ("no_such_module:build", "ModuleNotFoundError"),
         ("recipe_net:no", "AttributeError"),
-        ("recipe_net:wrong", "gave a int"),
+        ("recipe_net:wrong", "gave an object of type int"),
         ("recipe_net:broken", "RuntimeError: no weights"),
     ]:
         code, out, err = rheostat("validate", path, "--model", model)
@@ -91,10 +129,14 @@ def test_explain(rheostat: Run) -> None:
     code, out, err = rheostat("explain", path, *options)
     assert code == 2
     assert "needs a horizon" in err
+    assert "--steps" in err
     code, out, err = rheostat("explain", path, *options, "--steps", "100", "--ranks", "2")
     assert (code, err) == (0, "")
     assert "state on one of 2" in out
-    assert "<svg" in Path("out.html").read_text()
+    page = Path("out.html").read_text()
+    assert "<svg" in page
+    assert "betas [0.9, 0.999], eps 1e-08" in page
+    assert "▁" not in page  # the curve is drawn, and not in characters besides
     code, out, _ = rheostat("explain", path, *options[:2], "--steps", "100", "--json")
     assert json.loads(out)["totals"]["parameters"] == 28
 
@@ -113,7 +155,7 @@ def test_diff_speaks_of_canonical_forms(rheostat: Run) -> None:
     ]
     code, out, _ = rheostat("diff", one, other, "--json")
     assert code == 1
-    assert json.loads(out)[1] == {"key": "steps", "left": None, "right": "5"}
+    assert json.loads(out)[1] == {"key": "steps", "right": 5}
     assert rheostat("diff", one, "missing.yaml")[0] == 2
 
 

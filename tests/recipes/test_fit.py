@@ -16,7 +16,7 @@ from rheostat.recipes.attach import RecipeWarning
 from rheostat.recipes.codes import CODES
 from rheostat.recipes.fit import CHECKS, MODEL_CHECKS
 from rheostat.recipes.formats import read_text
-from rheostat.recipes.recipe import Recipe
+from rheostat.recipes.recipe import Recipe, examine
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "validation.md"
 SECTIONS = {
@@ -110,12 +110,64 @@ def test_a_warning_says_where(text: str, line: str) -> None:
     assert warning.line == line
 
 
+@pytest.mark.parametrize(
+    ("code", "path"),
+    [
+        ("RH001", "chain[1]"),
+        ("RH002", "optimizer"),
+        ("RH006", "chain[0]"),
+        ("RH007", "chain[1]"),
+        ("RH008", "optimizer"),
+        ("RH009", "lr.warmup"),
+        ("RH012", "before[0]"),
+        ("RH013", "before[0]"),
+        ("RH014", "chain[2].start"),
+        ("RH015", "precision"),
+        ("RH016", "policy[0].match"),
+        ("RH017", "optimizer"),
+        ("RH018", "chain[1].peak_lr"),
+        ("RH019", "lr"),
+    ],
+)
+def test_a_problem_stands_where_its_key_is_written(code: str, path: str) -> None:
+    bad, _ = re.findall(r"```yaml\n(.*?)```", SECTIONS[code][1], re.DOTALL)
+    model = MODELS.get(code, small)() if CODES[code].model else None
+    document = read_text(bad, "guide.yaml")
+    [problem] = examine(document, model=model)[1]
+    assert (problem.code, problem.path) == (code, path)
+    line, column = problem.position
+    there = bad.splitlines()[line - 1][column - 1 :]
+    assert (line, column) != (1, 1) or there.startswith(path)
+    steps = [int(i) if i else key for key, i in re.findall(r"([a-z_]+)|\[(\d+)\]", path)]
+    value = document.get(tuple(steps))
+    assert there.startswith(value if isinstance(value, str) else (str(value), "1e-3", "{", "["))
+
+
+def test_a_warm_up_that_a_schedule_refuses_has_the_code_too() -> None:
+    text = "optimizer: sgd\nlr: {schedule: scale, factor: 1, of: {schedule: cosine, peak: 1, "
+    text += "warmup: 9, steps: 9}}"
+    _, [problem] = examine(read_text(text, "r.yaml"))
+    assert (problem.code, problem.path) == ("RH009", "lr.of.warmup")
+
+
+def test_what_a_line_takes_over_is_told_where_it_is_written() -> None:
+    text = "optimizer: adamw\nlr: 1\npolicy: [{match: {role: norm}, weight_decay: 0}]"
+    _, problems = examine(read_text(text, "r.yaml"))
+    assert [problem.line.partition(" peaks")[0] for problem in problems] == ["r.yaml:2:5: lr:"]
+
+
+def test_more_than_one_is_told_in_the_plural() -> None:
+    chain = {"chain": ["trace_ema", "orthogonalize"], "lr": 0.02}
+    with pytest.raises(InputError, match=r"and 0\.bias and 3 more are none; give it a policy"):
+        Recipe.load(chain).check(small())
+
+
 def test_attach_warns_and_refuses() -> None:
     with pytest.warns(RecipeWarning, match=r"^lr: peaks at 0\.5, .*\(RH004\)$"):
         rs.attach({"optimizer": "prodigy", "lr": 0.5}, small(), steps=10)
     rs.attach({"optimizer": "prodigy", "lr": 0.5, "silence": ["RH004"]}, small(), steps=10)
     recipe = {"optimizer": "adamw", "policy": [{"match": {"name": "x.*"}, "lr": 0.1}]}
-    with pytest.raises(InputError, match=r"^policy: .* claims no parameter.* \(RH016\)$"):
+    with pytest.raises(InputError, match=r"^policy\[0\]\.match: claims no parameter.* \(RH016\)$"):
         rs.attach(recipe, small(), steps=10)
     with pytest.raises(InputError, match=r"adamw cannot take.*\(RH002\)$"):
         rs.attach({"optimizer": "adamw"}, sparse(), steps=10)

@@ -238,7 +238,7 @@ def test_the_hash_is_of_what_is_said() -> None:
         ("chain: [scale_by_adam]\nbetas: 1", "2:1: betas: unknown key for a chain; known are: …"),
         (
             "chain: [scale_by_adam, scale_by_learning_rate]\nlr: 1",
-            "1:1: chain has a step size of its own; give the lr there (RH008)",
+            "2:5: lr: chain has a step size of its own; give the lr there (RH008)",
         ),
         (
             "optimizer: sgd\nclip: 1.0",
@@ -276,8 +276,8 @@ def test_the_hash_is_of_what_is_said() -> None:
             "2:1: regime: comes with regimes, of which there are none yet",
         ),
         (
-            "optimizer: sgd\nhorizon: {tokens: 5}",
-            "2:11: horizon.tokens: unknown unit; known are: updates",
+            "optimizer: sgd\nhorizon: {fraction: 5}",
+            "2:11: horizon.fraction: unknown unit; known are: epochs, samples, tokens, updates",
         ),
         (
             "optimizer: sgd\nsteps: 5\nhorizon: {updates: 5}",
@@ -287,7 +287,7 @@ def test_the_hash_is_of_what_is_said() -> None:
             "optimizer: sgd\nsilence: [[]]",
             "2:11: silence[0]: no check has the code []; known are: …",
         ),
-        ("optimizer: sgd\nformat: 2", "2:9: format: 2 should be 1"),
+        ("optimizer: sgd\nformat: 2", "2:9: format: 2 should be less than or equal to 1"),
         (
             "optimizer: sgd\nlr: {schedule: warmup, length: 1, of: 3}",
             "2:39: lr.of: 3 should be a schedule: {schedule: cosine, …}",

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from rheostat.core.errors import InputError
+from rheostat.recipes.document import TOO_LONG, show
+from rheostat.recipes.formats import read_text
 from rheostat.recipes.layers import DEEPEST_BASE, open_recipe, read_overrides
 from rheostat.recipes.recipe import Recipe
 
@@ -123,6 +125,12 @@ def test_overrides_reach_every_place() -> None:
     assert (said["lr"]["peak"], said["policy"][0]["lr"], said["seed"]) == (0.3, 0.5, 4)
     assert said["steps"] == 9
     assert "before" not in said
+    for option, told in [
+        ("policy.1.lr=2", "policy has items 0 to 0"),
+        ("chain.0.momentum=2", "chain is not there, so it has no item 0"),
+    ]:
+        with pytest.raises(InputError, match=f"^--set {option.partition('=')[0]}: {told}$"):
+            Recipe.load(path, read_overrides([option]))
     mapping = Recipe.load(
         {"optimizer": "sgd", "lr": 0.1}, {"lr": {"schedule": "constant", "peak": 1}}
     )
@@ -176,10 +184,11 @@ def test_toml_knows_where_its_keys_stand() -> None:
     with pytest.raises(InputError) as caught:
         Recipe.load(write("r.toml", TOML))
     assert str(caught.value).split("\n") == [
-        "r.toml:3:1: lr.peak: -1 should be greater than or equal to 0",
+        "r.toml:3:35: lr.peak: -1 should be greater than or equal to 0",
         "r.toml:4:1: momentumm: unknown key for sgd@1; did you mean 'momentum'?",
         "r.toml:7:1: clip.globl_norm: unknown clip; did you mean 'global_norm'?",
-        "r.toml:17:1: policy[1].lr.schedule: no schedule is named 'cosin'; did you mean 'cosine'?",
+        "r.toml:16:2: policy[1].lr: 'peak' is missing, which cosine@1 needs",
+        "r.toml:17:12: policy[1].lr.schedule: no schedule is named 'cosin'; did you mean 'cosine'?",
     ]
 
 
@@ -188,7 +197,12 @@ def test_toml_knows_where_its_keys_stand() -> None:
     [
         ("a = ", "r.toml:1: is not valid TOML: Invalid value"),
         ("a = 1\na = 2", "r.toml:2: is not valid TOML: Cannot overwrite a value"),
-        ("a = 2020-01-01", "r.toml: a: should be plain data, as a file would hold it, not a date"),
+        (
+            "a = 2020-01-01",
+            "r.toml:1:5: a: should be plain data, as a file would hold it, not a date",
+        ),
+        ("a = " + "9" * 5000, f"r.toml:1: {TOO_LONG}"),
+        ("a = [1,\n 0x" + "f" * 5000 + "]", f"r.toml:2:2: a[1]: {TOO_LONG}"),
         ("a = " + "[" * 50_000, "r.toml: is nested deeper than 32 levels"),
         (".".join("a" * 50_000) + " = 1", "r.toml:1: is nested deeper than 32 levels"),
         ("x = {" + ".".join("a" * 50_000) + " = 1}", "r.toml:1: is nested deeper than 32 levels"),
@@ -213,3 +227,52 @@ def test_the_same_recipe_in_three_languages() -> None:
         ]
     }
     assert len(hashes) == 1
+
+
+PLACES = '''\
+# a comment
+optimizer = 'muon'  # another one
+lr = { schedule = "cosine", peak = 0.02, "floor" = 1e-3 }
+betas = [
+  0.9,  # in a list ]
+  { schedule = "a # no comment", peak = "}" },
+]
+clip.global_norm = 1
+text = """a "quoted" ] text
+of two lines"""
+
+[[policy]]
+match = { role = ["norm", 'bias'] }
+[[policy]]
+match.role = "head"
+[policy.lr]
+schedule = "constant"
+peak = [[1, 2], [{ a = 3 }]]
+'''
+
+
+def test_toml_values_have_lines_and_columns() -> None:
+    document = read_text(PLACES, "r.toml", ".toml")
+    lines = PLACES.splitlines()
+
+    def leaves(value: object, path: tuple[str | int, ...]) -> list[tuple[str | int, ...]]:
+        if isinstance(value, dict):
+            return [leaf for k, v in value.items() for leaf in leaves(v, (*path, k))]
+        if isinstance(value, list):
+            return [leaf for i, v in enumerate(value) for leaf in leaves(v, (*path, i))]
+        return [path]
+
+    paths = leaves(document.data, ())
+    assert len(paths) == 16
+    for path in paths:
+        place = document.positions[path]
+        value = document.get(path)
+        there = lines[place.value[0] - 1][place.value[1] - 1 :]
+        written = there.strip("\"'")
+        assert written.startswith((str(value).splitlines()[0], "1e-3")), show(path)
+        if isinstance(path[-1], str):
+            key = lines[place.key[0] - 1][place.key[1] - 1 :]
+            assert key.strip('"').startswith((path[-1], f"{path[-2:][0]}.")), show(path)
+    assert document.where(("policy", 1, "match", "role")) == "r.toml:15:14"
+    assert document.where(("policy", 1), key=True) == "r.toml:14:3"
+    assert document.where(("lr",)) == "r.toml:3:6"

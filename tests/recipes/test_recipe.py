@@ -18,6 +18,7 @@ from rheostat.core.errors import InputError, RheostatError
 from rheostat.core.schedule import Schedule
 from rheostat.optimizers import guard, kernels
 from rheostat.optimizers.items import Options
+from rheostat.recipes.document import ProblemsError
 from rheostat.recipes.grammar import Mode, NonFinite, Precision
 from rheostat.recipes.recipe import Recipe
 from rheostat.schedules.annealing import cosine
@@ -183,8 +184,8 @@ def test_the_order_of_keys_does_not_change_the_hash(keys: list[str], random: Any
             "optimizer: sgd\nlr: -0.1",
             "recipe.yaml:2:5: lr: -0.1 should be greater than or equal to 0",
         ),
-        ("optimizer: sgd\nlr: .inf", "recipe.yaml:2:5: lr: Infinity should be finite"),
-        ("optimizer: sgd\nlr: .nan", "recipe.yaml:2:5: lr: NaN should be finite"),
+        ("optimizer: sgd\nlr: .inf", "recipe.yaml:2:5: lr: .inf should be finite"),
+        ("optimizer: sgd\nlr: .nan", "recipe.yaml:2:5: lr: .nan should be finite"),
         ("optimizer: sgd\nmomentum: 1", "recipe.yaml:2:11: momentum: 1 should be less than 1"),
         (
             "optimizer: sgd\nnesterov: yes",
@@ -200,7 +201,7 @@ def test_the_order_of_keys_does_not_change_the_hash(keys: list[str], random: Any
         ),
         (
             "optimizer: sgd\nnesterov: true",
-            "recipe.yaml:1:1: sgd: nesterov=True needs momentum above 0 and dampening 0",
+            "recipe.yaml:2:11: nesterov: sgd: nesterov=True needs momentum above 0 and dampening 0",
         ),
         (
             "optimizer: sgd\nnonfinite: skp",
@@ -277,7 +278,7 @@ def test_the_order_of_keys_does_not_change_the_hash(keys: list[str], random: Any
         ),
         (
             "optimizer: sgd\nsteps: 100\nlr: {schedule: cosine, peak: 0.1, floor: 1}",
-            "recipe.yaml:3:5: lr: cosine: floor=1 is above peak=0.1",
+            "recipe.yaml:3:42: lr.floor: cosine: floor=1 is above peak=0.1",
         ),
         (
             "optimizer: sgd\nsteps: 100\nlr: {schedule: cosine, peak: 0.1, steps: 90}",
@@ -309,8 +310,47 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
         "recipe.yaml:5:11",
         "recipe.yaml:6:8",
     ]
-    # An unknown optimizer does not hide what is wrong with a schedule.
-    assert len(refusals("optimizer: sgdd\nlr: {schedule: cosin}\nx: {schedule: cosine}")) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "optimizer: adamww\nlr: {schedule: cosin, peak: -1, warmpu: 5}\nepz: 1\nmode: no",
+            ["optimizer", "lr.schedule", "lr.peak", "lr.warmpu", "epz", "mode"],
+        ),
+        ("optimizr: adamw\nlr: -1\nbetaz: 1", ["optimizr", "lr", "betaz"]),
+        ("lr: -1\nmomentumm: 1\nbetas: 3\neps: 1e-8", ["optimizer", "lr", "momentumm", "betas"]),
+        ("optimizer: zzz\nlr: -1\nlr_decay: x", ["optimizer", "lr", "lr_decay"]),
+        ("optimizer: torch/AdamWW\nlr: fast\nclip: {value: 1}", ["optimizer", "lr", "clip"]),
+        (
+            "chain: [{transfrom: trace, momentun: 1}, {transform: tracee, momentum: 2}]\nlr: -1",
+            [
+                "lr",
+                "chain[0].transfrom",
+                "chain[0].momentun",
+                "chain[1].transform",
+                "chain[1].momentum",
+            ],
+        ),
+        ("chian: [trace]\nlr: -1", ["chian", "lr"]),
+        ("optimizer: sgd\nlr: {schedul: cosine, peak: -1}", ["lr.schedul", "lr.peak"]),
+        (
+            "optimizer: sgd\npolicy:\n  - {match: {role: norm}, optimzer: adamw, epz: 1}\nlr: x",
+            ["policy[0].optimzer", "policy[0].epz", "lr"],
+        ),
+        # What does not fit together is told of beside what is mistyped.
+        (
+            "optimizer: sgd\nmomentumm: 1\nsteps: 9\nlr: {schedule: constant, peak: 1, warmup: 9}",
+            ["momentumm", "lr.warmup"],
+        ),
+    ],
+)
+def test_a_wrong_name_hides_nothing(text: str, told: list[str]) -> None:
+    Path("recipe.yaml").write_text(text)
+    with pytest.raises(ProblemsError) as caught:
+        Recipe.load("recipe.yaml")
+    assert sorted(problem.path for problem in caught.value.problems) == sorted(told)
 
 
 def test_a_mapping_is_told_by_its_keys() -> None:
@@ -328,7 +368,10 @@ def test_binding_checks_the_schedules_against_the_horizon() -> None:
         "recipe.yaml:3:8: steps: 300 differs from the 100 steps of the run; leave it out"
     ]
     assert refusals(text.replace("300", "200")) == [
-        "recipe.yaml:2:5: lr: cosine: warmup=200 leaves nothing of the horizon of 200 steps"
+        (
+            "recipe.yaml:2:43: lr.warmup: cosine: warmup=200 leaves nothing of the horizon of 200 "
+            "steps (RH009)"
+        )
     ]
     written = "optimizer: sgd\nlr: {schedule: cosine, peak: 0.1, steps: 50}"
     assert load(written).bind(50).canonical()["lr"]["steps"] == 50

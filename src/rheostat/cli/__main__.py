@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -26,6 +27,7 @@ _OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main() -> NoReturn:
     """The console script: errors on one line, exit codes as documented."""
     signal.signal(signal.SIGTERM, _on_sigterm)
+    warnings.formatwarning = lambda message, *_, **__: f"rheostat: warning: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a program has put its own
             stream.reconfigure(errors="backslashreplace")

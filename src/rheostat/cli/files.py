@@ -12,6 +12,7 @@ from rheostat.cli.plugins import NoPlugins, Plugin
 from rheostat.core.errors import InputError
 
 if TYPE_CHECKING:
+    from rheostat.recipes.document import Problem
     from rheostat.recipes.recipe import Recipe
 
 File = Annotated[Path, typer.Argument(help="a recipe: YAML, TOML or JSON")]
@@ -37,26 +38,49 @@ def validate(
     _plugin: Plugin = None,
 ) -> None:
     """Check a recipe or a study file before anything runs."""
+    from rheostat.recipes.document import as_problems, refuse
+
+    try:
+        about, problems = _examined(file, settings, model)
+    except InputError as error:
+        if not as_json:
+            raise
+        print_json({"valid": False, "problems": as_problems(error)})
+        raise typer.Exit(error.exit_code) from None
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if as_json:
+        told = [problem.data() for problem in problems]
+        print_json({"valid": not errors, "problems": told, **about})
+        raise typer.Exit(InputError.exit_code if errors else 0)
+    for problem in problems:
+        if problem.severity == "warning":
+            typer.echo(f"warning: {problem.line}")
+    refuse(errors)
+    typer.echo(f"{file}: a valid {about['kind']}, hash {about['hash'][:12]}")
+
+
+def _examined(
+    file: Path, settings: list[str] | None, model: str | None
+) -> tuple[dict[str, Any], list[Problem]]:
+    """What a file holds, its hash and its canonical form, and all that is to be said of it."""
     from rheostat.lab.plan import load_any
     from rheostat.recipes.formats import open_document
+    from rheostat.recipes.layers import open_recipe, read_overrides
     from rheostat.recipes.models import model_of
+    from rheostat.recipes.recipe import examine
 
     data = open_document(file, "document").data
     if isinstance(data, dict) and {"study", "arms"} & set(cast("dict[str, Any]", data)):
+        if settings or model:
+            raise InputError(f"{file}: a study is checked as it stands, without --set and --model")
         kind, canonical, digest = load_any(file)
-        warnings: list[str] = []
-    else:
-        recipe = _recipe(file, settings)
-        problems = [*recipe.warnings, *(recipe.check(model_of(model)) if model else [])]
-        kind, canonical, digest = "recipe", recipe.canonical(), recipe.hash
-        warnings = [problem.line for problem in problems]
-    if as_json:
-        shown: dict[str, Any] = {"kind": kind, "hash": digest, "canonical": canonical}
-        print_json({**shown, "warnings": warnings})
-        return
-    for warning in warnings:
-        typer.echo(f"warning: {warning}")
-    typer.echo(f"{file}: a valid {kind}, hash {digest[:12]}")
+        return {"kind": kind, "hash": digest, "canonical": canonical}, []
+    opened = open_recipe(file, read_overrides(settings or ()))
+    recipe, problems = examine(opened, model=model_of(model) if model else None)
+    problems.sort(key=lambda problem: problem.position)
+    if recipe is None:
+        return {"kind": "recipe"}, problems
+    return {"kind": "recipe", "hash": recipe.hash, "canonical": recipe.canonical()}, problems
 
 
 @app.command(epilog="Example: rheostat explain recipe.yaml --model net:build --steps 10000")
@@ -108,7 +132,6 @@ def diff(
     """Show where two recipes differ, with every default written out, or where two runs part: the
     first step, the first tensor and the cause. Exit code 1 where they do."""
     from rheostat.recipes.diff import differences
-    from rheostat.recipes.document import show
     from rheostat.recipes.layers import ENDINGS
 
     recipes = [Path(s).is_file() or Path(s).suffix in ENDINGS for s in (left, right)]
@@ -123,7 +146,7 @@ def diff(
     one, two = (_recipe(Path(side)).canonical() for side in (left, right))
     found = list(differences(one, two))
     if as_json:
-        print_json([{"key": show(d.path), "left": d.left, "right": d.right} for d in found])
+        print_json([difference.data() for difference in found])
     else:
         for difference in found:
             typer.echo("\n".join(difference.lines))

@@ -39,7 +39,7 @@ def new(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise InputError(f"new: {name!r}: a name is lower-case letters, digits and _")
     if taken := next((c for c in components() if c.name == name), None):
-        raise InputError(f"new: the name {name!r} belongs to {taken.ref}, a {taken.kind}")
+        raise InputError(f"new: the name {name!r} belongs to {taken.ref}, of kind {taken.kind}")
     place = folder or Path(f"rheostat-{name.replace('_', '-')}")
     if place.exists():
         raise InputError(f"new: {place} exists already; name another with --folder")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rheostat.cli.app import Json, StoreOption, app, console, group, print_json
+from rheostat.cli.plugins import NoPlugins, Plugin
 from rheostat.core.errors import MachineError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def study_run(
         int | None, typer.Option(help="Processes, one thread each [the cores there are].")
     ] = None,
     as_json: Json = False,
+    _no_plugins: NoPlugins = False,
+    _plugin: Plugin = None,
 ) -> None:
     """Run what is missing of a study, then judge it.
 

@@ -233,9 +233,13 @@ class Preview:
         marks = [(m.step, m.what) for m in self.milestones if m.step in self.restarts]
         return line_chart(self.title, f"progress [{self.unit}]", told, lines, marks)
 
-    def _repr_html_(self) -> str:
+    def html(self) -> str:
+        """The drawing and the milestones below it, for a page."""
         listed = escape("\n".join(self._listed()))
         return f"<figure>{self.svg()}<figcaption><pre>{listed}</pre></figcaption></figure>"
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
 
 def _numbered(events: list[tuple[float, str]]) -> Iterator[tuple[float, str]]:

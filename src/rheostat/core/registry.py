@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -82,7 +83,7 @@ def register(
             arguments = check_arguments(factory, {**given, **kwargs}, where=name)
             if deprecated:
                 said = f"{component.ref} is deprecated: {deprecated}"
-                warnings.warn(said, FutureWarning, stacklevel=2)
+                warnings.warn(said, FutureWarning, stacklevel=_level_of_the_user())
             product = factory(**arguments)  # type: ignore[call-arg]  # P is checked just above
             if isinstance(product, Stamped):
                 return cast("R", product.stamped(component.ref, arguments, numbers))
@@ -93,6 +94,14 @@ def register(
         return make
 
     return decorate
+
+
+def _level_of_the_user() -> int:
+    """The level of the first caller outside of this library: the line that a warning is about."""
+    frame, level = sys._getframe(1), 1  # pyright: ignore[reportPrivateUsage]  (as warnings has it)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("rheostat."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @functools.cache

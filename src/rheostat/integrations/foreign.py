@@ -29,6 +29,7 @@ from rheostat.core.component import BrokenPlugin, Component, adopt, mark_broken,
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import NonNegative, check_arguments
 from rheostat.core.schedule import Array, Schedule
+from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.scheduled import START, at_counts, has_schedule
 
 _PLAIN = (float, int, bool, str, type(None))
@@ -50,41 +51,35 @@ class ForeignOptimizer:
     def on(self, target: nn.Module | Iterable[Any]) -> torch.optim.Optimizer:
         """The library's own optimizer for a module, or for what torch.optim takes.
 
-        A scheduled hyperparameter is written into `param_groups` before each step and after it, by
-        hooks; the groups count their `updates`, which a checkpoint of the optimizer keeps.
+        A scheduled hyperparameter is written into `param_groups` after each step, by a hook; the
+        groups count their `updates`, which a checkpoint of the optimizer keeps.
 
         Raises:
-            InputError: the library refuses the arguments, or has no such key in its groups.
+            InputError: as `follow`.
         """
+        scheduled = any(map(has_schedule, self.arguments.values()))
+        return self.follow(target).theirs if scheduled else self._made(target)
+
+    def follow(self, target: nn.Module | Iterable[Any]) -> Followed:
+        """The same, with its schedules and counts at hand.
+
+        Raises:
+            InputError: the library refuses the arguments; what `Followed` refuses.
+        """
+        target = target if isinstance(target, nn.Module) else list(target)
+        names: list[str] = []
+        if isinstance(target, nn.Module):
+            names = [name for name, _ in target.named_parameters()]
+        schedules = {name: v for name, v in self.arguments.items() if has_schedule(v)}
+        return Followed(self._made(target), schedules, names, self.component)
+
+    def _made(self, target: nn.Module | Iterable[Any]) -> torch.optim.Optimizer:
         params = list(target.parameters()) if isinstance(target, nn.Module) else target
         try:
-            made = self.make(params, **{k: at_counts(v, START) for k, v in self.arguments.items()})
+            return self.make(params, **{k: at_counts(v, START) for k, v in self.arguments.items()})
         # A constructor may refuse with any exception; the user gets one line.
         except Exception as error:  # noqa: BLE001
             raise InputError(f"{self.component}: {one_line(error)}") from None
-        schedules = {name: v for name, v in self.arguments.items() if has_schedule(v)}
-        for name in schedules:
-            if name not in made.param_groups[0]:
-                raise InputError(f"{self.component}: {name} cannot be scheduled: no group holds it")
-        if schedules:
-            _follow(made, schedules)
-        return made
-
-
-def _follow(optimizer: torch.optim.Optimizer, schedules: Mapping[str, Any]) -> None:
-    def write(*_: object) -> None:
-        for group in optimizer.param_groups:
-            counts = {**START, "updates": group.setdefault("updates", 0)}
-            group.update({name: at_counts(value, counts) for name, value in schedules.items()})
-
-    def count(*_: object) -> None:
-        for group in optimizer.param_groups:
-            group["updates"] += 1
-        write()
-
-    write()
-    optimizer.register_step_pre_hook(write)
-    optimizer.register_step_post_hook(count)
 
 
 def adopt_library(library: str, namespace: Mapping[str, Any]) -> None:

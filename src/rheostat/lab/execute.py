@@ -20,6 +20,7 @@ from typing import Any
 
 from rheostat.core.durable import make_directory, write_file
 from rheostat.core.errors import InputError, MachineError
+from rheostat.core.plugins import typed_plugins
 from rheostat.lab.plan import Plan, RunSpec
 from rheostat.lab.worker import Outcome, work
 from rheostat.record.environment import environment
@@ -138,7 +139,9 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=work, args=(theirs, self._plan.canonical(), self._study, self._runs), daemon=True
+            target=work,
+            args=(theirs, self._plan.canonical(), self._study, self._runs, typed_plugins()),
+            daemon=True,
         )
         process.start()
         theirs.close()

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -31,14 +31,24 @@ class Outcome:
     machine: bool = False
 
 
-def work(connection: Connection, plan: Mapping[str, Any], study: str, runs: Path) -> None:
-    """The process's main: run each RunSpec that arrives until None does, or the parent dies."""
+def work(
+    connection: Connection,
+    plan: Mapping[str, Any],
+    study: str,
+    runs: Path,
+    plugins: Sequence[str] = (),
+) -> None:
+    """The process's main: run each RunSpec that arrives until None does, or the parent dies.
+
+    `plugins` are the modules that the person named, whose components the plan may be made of.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who then tells us
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    from rheostat.core.plugins import import_plugin
     from rheostat.core.registry import component
 
     bound = Plan.of(plan)
@@ -47,7 +57,9 @@ def work(connection: Connection, plan: Mapping[str, Any], study: str, runs: Path
     task = None
     while (spec := _next(connection)) is not None:
         try:
-            # Within the net: a workload that cannot load is reported like a run that cannot run.
+            # Within the net: what cannot be loaded is reported like a run that cannot run.
+            for module in plugins if task is None else ():
+                import_plugin(module)
             task = task or component(name, "workload").factory(**arguments).load()
             run_one(bound, spec, task, study, runs / spec.run_id)
             outcome = Outcome(spec)

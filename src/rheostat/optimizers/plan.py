@@ -66,7 +66,7 @@ class Plan:
         groups: Sequence[dict[str, Any]],
         rules: Sequence[Transform],
         members: Members,
-        learn: Callable[[], None],
+        learn: Callable[[], object] = bool,
     ) -> None:
         self._groups = groups
         self._rules = rules

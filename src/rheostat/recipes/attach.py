@@ -17,7 +17,9 @@ from rheostat.checkpoint.load import Checkpoint
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule
 from rheostat.optimizers.changes import Change
+from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
+from rheostat.recipes.build import to_run
 from rheostat.recipes.bundle import Bundle, Progress, Stateful
 from rheostat.recipes.changed import changed_checkpoint
 from rheostat.recipes.environments import run_environment
@@ -82,7 +84,8 @@ def attach(
 
     Raises:
         InputError: whatever is wrong with the recipe, or does not fit the model; a schedule that
-            needs a horizon and has none; a horizon in the recipe and another one in `steps`; a
+            needs a horizon and has none; a horizon in the recipe and another one in `steps`, or any
+            where the recipe's counts another unit; a
             checkpoint of another recipe or model (then nothing was changed), or none under "must".
         MachineError: another process holds the directory, five starts in a row ended before a
             save, or the disk failed.
@@ -91,7 +94,7 @@ def attach(
     bound = loaded if steps is None else loaded.bind(steps)
     for problem in (*bound.warnings, *bound.check(model)):
         warnings.warn(problem.line, RecipeWarning, stacklevel=2)
-    bundle = Bundle(bound, model, bound.build(model), _others(sampler, extra))
+    bundle = Bundle(bound, model, to_run(bound.parts, model), _others(sampler, extra))
     saver = _saver(directory, resume, save_every, save_minutes, keep)
     if changes and resume == "never":
         raise InputError("attach: changes are made to what a run resumes; resume='must'")
@@ -184,7 +187,7 @@ def _resumption(saved: Checkpoint | None, notes: list[str]) -> dict[str, Any]:
     }
 
 
-def _restarts(optimizer: Optimizer, steps: int | None) -> list[float]:
+def _restarts(optimizer: Optimizer | Followed, steps: int | None) -> list[float]:
     """The planned restarts of the learning rate, in the unit of its schedule."""
     lr = optimizer.scheduled(0).get("lr")
     if not isinstance(lr, Schedule) or (lr.horizon is None and steps is None):
@@ -193,7 +196,7 @@ def _restarts(optimizer: Optimizer, steps: int | None) -> list[float]:
     return [restart.step for restart in lr.restart_events(before=end)]
 
 
-def _header(recipe: Recipe, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def _header(recipe: Recipe, model: nn.Module, optimizer: Optimizer | Followed) -> dict[str, Any]:
     return {
         "recipe": recipe.canonical(),
         "recipe_hash": recipe.hash,

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from rheostat.core.errors import InputError, MachineError
+from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.core.schedule import Origin
-from rheostat.core.transform import Transform, chain, named
+from rheostat.core.transform import Transform, chain, identity, named
 from rheostat.optimizers.build import optimizer, scaled
 from rheostat.optimizers.policy import Match, Policy
 from rheostat.recipes.document import KeyPath
 from rheostat.recipes.parts import LR, Line, Parts, Piece, Rule
-from rheostat.recipes.reader import live
+from rheostat.recipes.schedule_data import blamed, live
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from rheostat.optimizers.followed import Followed
     from rheostat.optimizers.loop import Optimizer
 
 
@@ -31,25 +33,57 @@ class PlacedError(InputError):
         self.code = code
 
 
+class Served(NamedTuple):
+    """One line of a recipe's policy as it runs: the match with its transform, the rule that it is
+    made from, and for each primitive piece of the transform where in the recipe that stands."""
+
+    match: Match
+    rule: Rule
+    places: tuple[KeyPath, ...]
+
+
 def on_model(parts: Parts, model: nn.Module | Iterable[Any]) -> Optimizer:
-    """The optimizer on a module, or on whatever torch.optim takes.
+    """The optimizer on a module, or on whatever torch.optim takes; another library's is its own
+    object.
 
     Raises:
         InputError: a schedule that waits for its horizon, a parameter that the policy leaves out.
     """
-    alone = parts.rule.optimizer if is_foreign(parts) else None
-    if alone is not None:
-        raise InputError(
-            f"{alone.ref} is another library's, and runs in its own loop; "
-            f"rs.optimizer({alone.ref!r}, model, …) makes it, and a recipe checks and records it"
-        )
+    if is_foreign(parts):
+        return cast("Optimizer", library_optimizer(parts, model).theirs)
     return optimizer(whole(parts), model, **parts.settings)
 
 
+def to_run(parts: Parts, model: nn.Module) -> Optimizer | Followed:
+    """The same with its schedules and counts at hand, as a run needs it. Raises as `on_model`."""
+    return library_optimizer(parts, model) if is_foreign(parts) else on_model(parts, model)
+
+
 def is_foreign(parts: Parts) -> bool:
-    """Whether the recipe is of another library's optimizer, and of nothing else."""
+    """Whether the recipe is of another library's optimizer."""
     alone = parts.rule.optimizer
-    return alone is not None and "/" in alone.ref and not (parts.lines or parts.before)
+    return alone is not None and "/" in alone.ref
+
+
+def library_optimizer(
+    parts: Parts, model: nn.Module | Iterable[Any], horizon: int | None = None
+) -> Followed:
+    """Another library's optimizer on a module, following its schedules; in training mode, as ours
+    begin, where it has modes.
+
+    Raises:
+        PlacedError: the library refuses its arguments; a schedule that waits for its horizon, or
+            is of a number that the optimizer keeps in no param group.
+    """
+    [piece] = parts.rule.pieces
+    of = component(piece.ref, piece.kind)
+    try:
+        made: Followed = of.factory(**live(of, piece.values, horizon)).follow(model)
+    except (InputError, MachineError) as error:
+        raise _placed(piece, error) from None
+    if train := getattr(made.theirs, "train", None):
+        train()
+    return made
 
 
 def whole(parts: Parts, horizon: int | None = None) -> Transform | Policy:
@@ -62,18 +96,21 @@ def whole(parts: Parts, horizon: int | None = None) -> Transform | Policy:
     """
     made = of_rule(parts.rule, horizon)
     if not parts.lines and isinstance(made, Transform):
-        return _after(made, _first(parts, horizon), parts.rule.path)
-    lines = tuple(match for match, _ in lines_of(parts, horizon))
+        return _after(made, _first(parts, horizon), parts.rule)
+    lines = tuple(line.match for line in lines_of(parts, horizon))
     return Policy(lines, origin=Origin("recipe", {"parts": parts}))
 
 
-def lines_of(parts: Parts, horizon: int | None = None) -> list[tuple[Match, Rule]]:
-    """The lines of the recipe as a policy, the last for the rest, each with the rule that it comes
-    from. A recipe without a policy has one, for all parameters.
+def lines_of(parts: Parts, horizon: int | None = None) -> list[Served]:
+    """The lines of the recipe as a policy, the last for the rest. A recipe without a policy has
+    one, for all parameters.
 
     Raises:
         PlacedError: as `whole` does.
     """
+    if is_foreign(parts):
+        [piece] = parts.rule.pieces
+        return [Served(Match(_opaque(piece, horizon)), parts.rule, (_named_at(piece),))]
     found: list[tuple[Match, Rule]] = []
     for line in parts.lines:
         found += [(match, line.rule) for match in _matches(line, horizon)]
@@ -81,60 +118,102 @@ def lines_of(parts: Parts, horizon: int | None = None) -> list[tuple[Match, Rule
     last = rest.lines if isinstance(rest, Policy) else (Match(rest, optional=bool(found)),)
     found += [(match, parts.rule) for match in last]
     first = _first(parts, horizon)
-    if not first:
-        return found
     return [
-        (replace(match, rule=_after(match.rule, first, rule.path)), rule) for match, rule in found
+        Served(
+            replace(match, rule=_after(match.rule, first, rule)),
+            rule,
+            _places(match.rule, rule, parts.before, horizon),
+        )
+        for match, rule in found
     ]
 
 
-def _first(parts: Parts, horizon: int | None) -> list[Transform | Policy]:
+def _opaque(piece: Piece, horizon: int | None) -> Transform:
+    """What is known of another library's optimizer: its name and its numbers."""
+    of = component(piece.ref, piece.kind)
+    try:
+        values = live(of, piece.values, horizon)
+    except InputError as error:
+        raise _placed(piece, error) from None
+    known = arguments_of(of.factory)
+    numbers = {n: v for n, v in values.items() if known[n].number or isinstance(v, float)}
+    return Transform(identity, hyperparameters=numbers, scaled=True, sparse=True, name=piece.ref)
+
+
+def _places(
+    made: Transform, rule: Rule, before: tuple[Piece, ...], horizon: int | None
+) -> tuple[KeyPath, ...]:
+    """For each primitive piece of a rule, and of what is before it, where it stands."""
+    pieces = (*rule.before, *(() if rule.optimizer else rule.pieces))
+    found = [p.path for p in (*before, *pieces) for _ in of_piece(p, horizon).pieces]
+    whole = _named_at(rule.pieces[0]) if rule.optimizer else (*rule.path, LR.name)
+    count = len(made.pieces) + sum(len(of_piece(p, horizon).pieces) for p in before)
+    return tuple(found + [whole] * (count - len(found)))
+
+
+def _named_at(piece: Piece) -> KeyPath:
+    """Where the name of an optimizer stands."""
+    return (*piece.path, piece.kind)
+
+
+def _first(parts: Parts, horizon: int | None) -> list[Transform]:
     return [of_piece(piece, horizon) for piece in parts.before]
 
 
 def of_rule(rule: Rule, horizon: int | None = None) -> Transform | Policy:
     """The transform of a rule, with its step size; a policy, where an optimizer is one."""
     first = [of_piece(piece, horizon) for piece in rule.before]
-    pieces = [of_piece(piece, horizon) for piece in rule.pieces]
     if rule.optimizer:
-        made = pieces[0]
+        made = _made(rule.optimizer, horizon)
         if isinstance(made, Transform):
-            return _after(scaled(made, None), first, rule.path)
-        lines = (replace(line, rule=_after(line.rule, first, rule.path)) for line in made.lines)
+            return _after(scaled(made, None), first, rule)
+        lines = (replace(line, rule=_after(line.rule, first, rule)) for line in made.lines)
         return replace(made, lines=tuple(lines))
-    transforms = [piece for piece in pieces if isinstance(piece, Transform)]
+    body = of_piece(rule.pieces[0], horizon)
+    for piece in rule.pieces[1:]:
+        body = _chained(piece.path, body, of_piece(piece, horizon))
     try:
-        body = chain(*transforms)
         rate = None if rule.lr is None else _rate(rule, horizon)
-        return _after(scaled(body, rate), first, rule.path)
+        return _after(scaled(chain(body), rate), first, rule)
     except PlacedError:
         raise
     except InputError as error:
-        raise _refused(rule.path, error) from None
+        raise _refused((*rule.path, LR.name), error) from None
 
 
 def has_step_size(rule: Rule, horizon: int | None) -> bool:
     """Whether a piece of a chain multiplies by the learning rate."""
-    made = [of_piece(piece, horizon) for piece in rule.pieces]
-    return any(isinstance(piece, Transform) and piece.scaled for piece in made)
+    return any(of_piece(piece, horizon).scaled for piece in rule.pieces)
 
 
-def of_piece(piece: Piece, horizon: int | None = None) -> Transform | Policy:
+def of_piece(piece: Piece, horizon: int | None = None) -> Transform:
+    """The transform that a piece of a chain is."""
+    made = _made(piece, horizon)
+    if not isinstance(made, Transform):
+        raise PlacedError(piece.path, f"{piece.ref} is no transform, and has no place in a chain")
+    if not piece.named:
+        return made
+    try:
+        return named(piece.named, made)
+    except InputError as error:
+        raise PlacedError(piece.path, str(error)) from None
+
+
+def _made(piece: Piece, horizon: int | None) -> Transform | Policy:
     """What a component makes of its arguments."""
     of = component(piece.ref, piece.kind)
     try:
-        made = of.factory(**live(of, piece.values, horizon))
-        if piece.named and isinstance(made, Transform):
-            made = named(piece.named, made)
+        return of.factory(**live(of, piece.values, horizon))
     except (InputError, MachineError) as error:
-        raise PlacedError(piece.path, str(error)) from None
-    if not isinstance(made, Transform | Policy):
-        raise PlacedError(
-            piece.path,
-            f"{of.ref} is no chain of transforms, so it can neither follow others nor serve a line "
-            "of a policy; use it alone",
-        )
-    return made
+        raise _placed(piece, error) from None
+
+
+def _placed(piece: Piece, error: InputError | MachineError) -> PlacedError:
+    """What a factory refused: at the argument that it names, or else at the name of the piece."""
+    where = blamed(piece.path, piece.values, str(error))
+    if where == piece.path and piece.kind == "optimizer":
+        where = _named_at(piece)
+    return PlacedError(where, str(error))
 
 
 def _rate(rule: Rule, horizon: int | None) -> Any:
@@ -143,20 +222,26 @@ def _rate(rule: Rule, horizon: int | None) -> Any:
     return live(component("scale_by_learning_rate", "transform"), values, horizon)[LR.name]
 
 
-def _after(rule: Transform, first: list[Any], path: KeyPath) -> Transform:
-    """The rule with transforms before it; what is the same object in several rules measures over
-    all of their parameters together."""
+def _after(made: Transform, first: list[Transform], rule: Rule) -> Transform:
+    """What a rule makes with transforms before it; what is the same object in several rules
+    measures over all of their parameters together."""
     if not first:
-        return rule
+        return made
+    where = (*rule.path, "optimizer" if rule.optimizer else "chain")
+    return replace(_chained(where, *first, made), name=made.name)
+
+
+def _chained(path: KeyPath, *transforms: Transform) -> Transform:
+    """The chain; what it refuses is the fault of what stands at the path."""
     try:
-        return replace(chain(*first, rule), name=rule.name)
+        return chain(*transforms)
     except InputError as error:
         raise _refused(path, error) from None
 
 
 def _refused(path: KeyPath, error: InputError) -> PlacedError:
     """What a chain refused, in the words of recipes."""
-    said = str(error).replace("named('inner', …)", "named: inner")
+    said = str(error).removeprefix("chain: ").replace("named('inner', …)", "named: inner")
     owned = "step size of its own" in said or "declares the hyperparameter" in said
     return PlacedError(path, said, "RH008" if owned else "")
 

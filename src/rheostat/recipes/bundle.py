@@ -20,6 +20,7 @@ from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.checkpoint.rng import rng_state, set_rng_state
 from rheostat.checkpoint.sampler import ResumableSampler
 from rheostat.core.errors import InputError, closest
+from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.scheduled import COUNTS, at_counts, check_owners, log_key
@@ -72,8 +73,14 @@ class Bundle:
 
     recipe: Recipe
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: Optimizer | Followed
     others: Mapping[str, Stateful]
+
+    @property
+    def shown(self) -> Optimizer:
+        """What the user sees: of another library, its own object."""
+        loop = self.optimizer
+        return cast("Optimizer", loop.theirs) if isinstance(loop, Followed) else loop
 
     def take(self, progress: Progress, *, handed_out: bool = False) -> tuple[Tensors, Documents]:
         """Tensors by file and name, and documents by name; the tensors are not copied.
@@ -100,7 +107,7 @@ class Bundle:
                 "evaluating": [n for n, m in _modules(self.model) if not m.training],
                 "rest": take_apart(rest, "rest", tensors["others"]),
             },
-            "optimizer": document_of(self.optimizer.state_dict(), tensors["optimizer"]),
+            "optimizer": self._optimizer_document(tensors["optimizer"]),
             "others": take_apart(others, "others", tensors["others"]),
             "rng": rng,
         }
@@ -124,7 +131,7 @@ class Bundle:
         }
         self.check_model(weights)
         progress = Progress(**documents["run"]["progress"])
-        state = state_of(documents["optimizer"], tensors["optimizer"])
+        state = self._optimizer_state(documents["optimizer"], tensors["optimizer"])
         self._check_optimizer(state, progress.changes)
         others = put_together(documents["others"], tensors["others"])
         _check_names("saved with", others, "attached with", self.others)
@@ -141,12 +148,29 @@ class Bundle:
             raise
         # Looked at above: from here on nothing is refused.
         change_again(self.optimizer.plan, self.optimizer.param_groups, progress.changes)
-        self.optimizer.load_state_dict(state)
+        if isinstance(self.optimizer, Followed):
+            self.optimizer.load_by_name(state)
+        else:
+            self.optimizer.load_state_dict(state)
         self.model.load_state_dict(weights)
         for name, module in _modules(self.model):
             module.training = name not in documents["model"]["evaluating"]
         differ = values_that_differ(documents["run"]["environment"], run_environment())
         return progress, [*left, *(f"the environment is another one: {line}" for line in differ)]
+
+    # -- the optimizer -------------------------------------------------------------------------
+
+    def _optimizer_document(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        if isinstance(self.optimizer, Followed):
+            return take_apart(self.optimizer.state_by_name(), "state", tensors)
+        return document_of(self.optimizer.state_dict(), tensors)
+
+    def _optimizer_state(
+        self, document: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        if isinstance(self.optimizer, Followed):
+            return put_together(document, tensors)
+        return state_of(document, tensors)
 
     # -- does it fit? --------------------------------------------------------------------------
 
@@ -174,12 +198,17 @@ class Bundle:
     def _check_optimizer(self, state: Mapping[str, Any], changes: list[dict[str, Any]]) -> None:
         """Refuse what `load_state_dict` would, on a copy of the plan."""
         live = self.optimizer
-        check_state_dict(state, live.param_groups, live.buffers_of)
         groups = [
             {**group, **planned}
             for group, planned in zip(live.param_groups, live.plan.planned, strict=True)
         ]
-        plan = Plan(groups, [live.rule(i) for i in range(len(groups))], lambda _: [])
+        if isinstance(live, Followed):
+            live.check(state)
+            rules = live.rules
+        else:
+            check_state_dict(state, live.param_groups, live.buffers_of)
+            rules = [live.rule(i) for i in range(len(groups))]
+        plan = Plan(groups, rules, lambda _: [])
         for group in groups:
             plan.join(group)
         change_again(plan, groups, changes)
@@ -187,7 +216,9 @@ class Bundle:
             check_owners(index, dict(saved), plan.following(index, saved), saved=True)
 
 
-def noted(optimizer: Optimizer, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def noted(
+    optimizer: Optimizer | Followed, operation: str, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """A change of plan as it is saved: what is called, and where the groups are when it is."""
     places = [
         {

@@ -21,6 +21,7 @@ from rheostat.optimizers.changes import (
     relabelled_state,
     saved_names,
 )
+from rheostat.optimizers.followed import Followed
 from rheostat.recipes.bundle import Bundle
 from rheostat.recipes.optimizer_files import document_of, state_of
 
@@ -53,8 +54,10 @@ def changed_checkpoint(
     tensors = {file: dict(named) for file, named in saved.tensors.items()}
     rest = put_together(documents["model"]["rest"], tensors["others"])
     weights: dict[str, Any] = {**tensors["model"], **rest}
-    state = state_of(documents["optimizer"], tensors["optimizer"])
     live = None if bundle is None else bundle.optimizer
+    if isinstance(live, Followed):
+        raise InputError(f"{live.called} keeps its state itself: no change is made to it here")
+    state = state_of(documents["optimizer"], tensors["optimizer"])
     check_used(changes, [*dict.fromkeys([*weights, *saved_names(state)])], live)
     weights = relabelled(weights, changes)
     noted: dict[str, Any] = {
@@ -62,14 +65,14 @@ def changed_checkpoint(
         "checkpoint": saved.path.name,
         "recipe_hash": documents["recipe"]["hash"],
     }
-    if bundle is None:
+    if bundle is None or live is None:
         state = relabelled_state(state, changes)
     else:
         progress = {**progress, "changes": _plans(progress["changes"], changes)}
         weights |= _added(bundle, weights, changes)
         bundle.check_model(weights)
         plain = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-        state = changed_state(bundle.optimizer, state, changes, plain)
+        state = changed_state(live, state, changes, plain)
         here = {"hash": bundle.recipe.hash, "canonical": bundle.recipe.canonical()}
         before, documents["recipe"] = documents["recipe"]["canonical"], here
         noted["recipe"] = list(values_that_differ(before, here["canonical"]))

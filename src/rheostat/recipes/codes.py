@@ -36,4 +36,5 @@ CODES: Mapping[str, Code] = {
     "RH016": Code("error", "A policy that does not fit the model", model=True),
     "RH017": Code("warning", "Fused matrices made orthogonal as one", model=True),
     "RH018": Code("warning", "A decay that is told of another peak than the lr has"),
+    "RH019": Code("warning", "A learning rate above what is usual"),
 }

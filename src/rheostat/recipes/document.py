@@ -7,6 +7,7 @@ false and null. `rheostat.recipes.formats` reads it from files.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
@@ -18,6 +19,9 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 DEEPEST = 32
 """Levels of nesting."""
+MOST_BITS = 1000
+"""Of a whole number."""
+TOO_LONG = "a whole number of more than 300 digits is none that a recipe could mean"
 
 
 class Position(NamedTuple):
@@ -50,7 +54,30 @@ class Problem:
     def line(self) -> str:
         """`recipe.yaml:4:1: momentumm: unknown key; …`."""
         message = f"{self.message} ({self.code})" if self.code else self.message
+        # What is about the key that the path names need not say so twice.
+        message = message.removeprefix(f"{self.path}: ") if self.path else message
         return ": ".join(dict.fromkeys(text for text in (self.where, self.path, message) if text))
+
+    def data(self) -> dict[str, Any]:
+        """For programs; `line` and `column` are None where it stands in no file."""
+        line, column = self.position if self.position[0] else (None, None)
+        file = self.where.removesuffix(f":{line}:{column}") if line else None
+        place = {"file": file, "line": line, "column": column, "key": self.path}
+        return {
+            "severity": self.severity,
+            "code": self.code or None,
+            **place,
+            "message": self.message,
+        }
+
+
+class ProblemsError(InputError):
+    """What is wrong with a document, one line a problem; `problems` are the same for programs."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        ordered = sorted(problems, key=lambda problem: problem.position)
+        self.problems = list({problem.line: problem for problem in ordered}.values())
+        super().__init__("\n".join(problem.line for problem in self.problems))
 
 
 @dataclass(frozen=True)
@@ -134,27 +161,58 @@ def show(path: KeyPath) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as a message quotes it: in the spelling of the file, cut short."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    """A value as a message quotes it: in the spelling of YAML, cut short."""
+    text = spelt(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def spelt(value: object) -> str:
+    """Plain data on one line, in the spelling of YAML: JSON but for numbers that are not finite."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return re.sub(r"\b(Infinity|NaN)\b", lambda found: _NOT_FINITE[found[0]], text)
+
+
+_NOT_FINITE = {"Infinity": ".inf", "NaN": ".nan"}
+
+
+def as_problems(error: InputError) -> list[dict[str, Any]]:
+    """What an error says of a document, for programs."""
+    if isinstance(error, ProblemsError):
+        return [problem.data() for problem in error.problems]
+    found = re.fullmatch(r"(?s)(.*?):(\d+)(?::(\d+))?: (.*)", str(error))
+    if found is None:
+        return [Problem("", "", str(error)).data()]
+    place = (int(found[2]), int(found[3] or 1))
+    return [Problem(f"{found[1]}:{place[0]}:{place[1]}", "", found[4], place).data()]
+
+
 def refuse(problems: Iterable[Problem]) -> None:
-    """Raise InputError with one line per problem, in the order of the file, if there is any."""
-    ordered = sorted(problems, key=lambda problem: problem.position)
-    lines = list(dict.fromkeys(problem.line for problem in ordered))
-    if lines:
-        raise InputError("\n".join(lines))
+    """Raise ProblemsError, in the order of the file, if there is any."""
+    found = list(problems)
+    if found:
+        raise ProblemsError(found)
+
+
+class NotPlainError(InputError):
+    """A value that is not plain data: the path to it, and what is wrong."""
+
+    def __init__(self, path: KeyPath, message: str, name: str = "") -> None:
+        super().__init__(f"{show(path) or name}: {message}")
+        self.path = path
+        self.message = message
 
 
 def plain(value: object, name: str, path: KeyPath = ()) -> Any:
     """A copy of plain data, which is called `name`; a tuple in it becomes a list.
 
     Raises:
-        InputError: anything else, such as a Schedule object; more than `DEEPEST` levels.
+        NotPlainError: anything else, such as a Schedule object; a whole number without end; more
+            than `DEEPEST` levels.
     """
     if len(path) > DEEPEST:
-        raise InputError(f"{show(path[:3])}…: nested deeper than {DEEPEST} levels")
+        raise NotPlainError((*path[:3], "…"), f"nested deeper than {DEEPEST} levels")
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise NotPlainError(path, TOO_LONG, name)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -165,9 +223,8 @@ def plain(value: object, name: str, path: KeyPath = ()) -> Any:
         made: dict[str, Any] = {}
         for key, item in pairs:
             if not isinstance(key, str):
-                raise InputError(f"{show(path) or name}: a key should be text, not {key!r}")
+                raise NotPlainError(path, f"a key should be text, not {key!r}", name)
             made[key] = plain(item, name, (*path, key))
         return made
-    raise InputError(
-        f"{show(path)}: should be plain data, as a file would hold it, not a {type(value).__name__}"
-    )
+    what = f"should be plain data, as a file would hold it, not a {type(value).__name__}"
+    raise NotPlainError(path, what, name)

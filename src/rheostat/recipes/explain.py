@@ -21,9 +21,9 @@ from rheostat.core.roles import roles
 from rheostat.core.schedule import Schedule
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.items import Options
-from rheostat.optimizers.policy import Match
-from rheostat.recipes.build import lines_of
-from rheostat.recipes.parts import Rule
+from rheostat.recipes.build import Served, is_foreign, lines_of
+from rheostat.recipes.document import spelt
+from rheostat.recipes.parts import Parts, Piece, Rule
 from rheostat.recipes.recipe import Recipe
 
 
@@ -31,8 +31,9 @@ from rheostat.recipes.recipe import Recipe
 class Row:
     """One parameter: its role, the line of the recipe that serves it, and what that costs.
 
-    `state` and `rank_state` are bytes, in all and on the rank that has most of it; `moved` the
-    bytes read and written in a step, at least; `flops` those of a step, None where not known.
+    `state` and `rank_state` are bytes, in all and on the rank that has most of it, None where the
+    optimizer is another library's, which does not say; `moved` the bytes read and written in a
+    step, at least; `flops` those of a step, None where not known.
     """
 
     name: str
@@ -40,18 +41,20 @@ class Row:
     shape: tuple[int, ...]
     dtype: str
     line: int
-    state: int
-    rank_state: int
+    state: int | None
+    rank_state: int | None
     moved: int
     flops: float | None
 
 
 @dataclass(frozen=True)
-class Served:
-    """One line of the recipe: its rule, piece by piece, and the numbers that matter."""
+class Line:
+    """One line of the recipe: its rule, the primitive pieces of that, what the recipe says of them
+    (`pieces`: each component with its arguments), and the numbers that matter."""
 
     rule: str
     chain: tuple[str, ...]
+    pieces: tuple[str, ...]
     lr: str
     lr_factor: float
     decay: str
@@ -65,7 +68,7 @@ class Explanation:
     title: str
     ranks: int
     rows: tuple[Row, ...]
-    lines: tuple[Served, ...]
+    lines: tuple[Line, ...]
     previews: tuple[Preview, ...]
     warnings: tuple[str, ...]
 
@@ -98,20 +101,18 @@ def explain(recipe: Recipe, model: nn.Module, *, ranks: int = 1) -> Explanation:
         raise InputError(f"explain: ranks={ranks}: should be at least 1")
     warnings = (*recipe.warnings, *recipe.check(model))
     lines = lines_of(recipe.parts)
-    settings = recipe.parts.settings
-    options = Options(settings["nonfinite"], settings["accumulate"], settings["precision"])
     known = roles(model)
     rows: list[Row] = []
     for name, param in model.named_parameters():
         role = known[name]
-        index = next(i for i, (match, _) in enumerate(lines) if match.claims(name, param, role))
-        rows.append(_row(name, param, role, index, lines[index], options, ranks))
+        index = next(i for i, line in enumerate(lines) if line.match.claims(name, param, role))
+        rows.append(_row(name, param, role, index, lines[index], recipe.parts, ranks))
     used = sorted({row.line for row in rows})
     return Explanation(
         title=f"{recipe.document.name}, hash {recipe.hash[:12]}",
         ranks=ranks,
         rows=tuple(rows),
-        lines=tuple(_served(match, rule) for match, rule in lines),
+        lines=tuple(_line(line, recipe.parts) for line in lines),
         previews=tuple(_previews(recipe, [lines[index] for index in used])),
         warnings=tuple(problem.line for problem in warnings),
     )
@@ -129,24 +130,21 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
 
 
 def _row(
-    name: str,
-    param: Tensor,
-    role: str,
-    index: int,
-    line: tuple[Match, Rule],
-    options: Options,
-    ranks: int,
+    name: str, param: Tensor, role: str, index: int, line: Served, parts: Parts, ranks: int
 ) -> Row:
-    rule = line[0].rule
+    rule, settings = line.match.rule, parts.settings
     shape = tuple(param.shape)
     like = torch.empty(shape, dtype=param.dtype, device="meta")
-    buffers = {**rule.buffers, **options.buffers(param)}.values()
-    state = sum(_bytes(buffer.make(like)) for buffer in buffers)
-    rank_state = sum(_rank_bytes(buffer, like, ranks) for buffer in buffers)
+    state = rank_state = None
+    if not is_foreign(parts):
+        options = Options(settings["nonfinite"], settings["accumulate"], settings["precision"])
+        buffers = {**rule.buffers, **options.buffers(param)}.values()
+        state = sum(_bytes(buffer.make(like)) for buffer in buffers)
+        rank_state = sum(_rank_bytes(buffer, like, ranks) for buffer in buffers)
     # The gradient once, the weight twice, and its state twice.
-    moved = 3 * _bytes(like) + 2 * state
+    moved = 3 * _bytes(like) + 2 * (state or 0)
     dtype = str(param.dtype).removeprefix("torch.")
-    flops = _flops(rule, line[1], shape)
+    flops = _flops(rule, line.rule, shape)
     return Row(name, role, shape, dtype, index, state, rank_state, moved, flops)
 
 
@@ -180,19 +178,37 @@ def _flops(rule: Transform, origin: Rule, shape: Sequence[int]) -> float | None:
     return None if found is None else float(found[1]) * count
 
 
-def _served(match: Match, rule: Rule) -> Served:
+def _line(line: Served, parts: Parts) -> Line:
+    match, rule = line.match, line.rule
     transform = match.rule
     numbers = transform.hyperparameters
     decays = {n: v for n, v in numbers.items() if n.rpartition(".")[2] == "weight_decay"}
-    sources = [_source(piece.ref) for piece in rule.pieces]
-    return Served(
+    pieces = (*parts.before, *rule.before, *rule.pieces)
+    return Line(
         rule=rule.optimizer.ref if rule.optimizer else "chain",
         chain=tuple(piece.name for piece in transform.pieces),
+        pieces=tuple(map(_written, pieces)),
         lr=_shown(numbers.get("lr")),
         lr_factor=float(match.overrides.get("lr_factor", 1.0)),
         decay=", ".join(_shown(value) for value in decays.values()) or "none",
-        source="; ".join(dict.fromkeys(filter(None, sources))),
+        source="; ".join(dict.fromkeys(filter(None, (_source(p.ref) for p in pieces)))),
     )
+
+
+def _written(piece: Piece) -> str:
+    """A component with its arguments: `trace@1 (momentum 0.9, …)`."""
+    said = [f"{name} {_argument(value)}" for name, value in piece.values.items()]
+    name = f"{piece.ref} named {piece.named}" if piece.named else piece.ref
+    return f"{name} ({', '.join(said)})" if said else name
+
+
+def _argument(value: Any) -> str:
+    """An argument as the recipe has it; a schedule by its name, for its curve is shown."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_argument, cast('list[Any]', value)))}]"
+    if isinstance(value, dict) and "schedule" in value:
+        return str(cast("dict[str, Any]", value)["schedule"])
+    return spelt(cast("object", value))
 
 
 def _source(ref: str) -> str:
@@ -211,17 +227,17 @@ def _shown(value: Any) -> str:
     return "none" if value is None else f"{value:g}"
 
 
-def _previews(recipe: Recipe, lines: Iterable[tuple[Match, Rule]]) -> Iterator[Preview]:
+def _previews(recipe: Recipe, lines: Iterable[Served]) -> Iterator[Preview]:
     """The curve of every scheduled hyperparameter, those that are alike once."""
     seen: set[str] = set()
-    for match, rule in lines:
-        for name, value in match.rule.hyperparameters.items():
+    for line in lines:
+        alone = line.rule.optimizer
+        for name, value in line.match.rule.hyperparameters.items():
             parts = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
             for index, part in enumerate(parts):
                 if not isinstance(part, Schedule):
                     continue
-                alone = rule.optimizer
-                own = _argument(name, match.rule, alone.ref if alone else "")
+                own = _argument_of(name, line.match.rule, alone.ref if alone else "")
                 label = own if not isinstance(value, tuple) else f"{own}[{index}]"
                 title = f"{label} of {alone.ref if alone else 'the chain'}"
                 key = f"{title} {part.written()}"
@@ -229,13 +245,12 @@ def _previews(recipe: Recipe, lines: Iterable[tuple[Match, Rule]]) -> Iterator[P
                     continue
                 seen.add(key)
                 usual = component(alone.ref).card.usual(own) if alone else ()
-                counted = recipe.steps if part.unit == "updates" else None
-                length = counted or part.horizon or 1
+                length = recipe.parts.end(part.unit) or part.horizon or 1
                 bounds = usual[index] if index < len(usual) else None
                 yield part.preview(length, usual=bounds, title=title)
 
 
-def _argument(name: str, rule: Transform, ref: str) -> str:
+def _argument_of(name: str, rule: Transform, ref: str) -> str:
     """Which argument of a component a hyperparameter is of: its own, or that of the AdamW that it
     leaves the other parameters to."""
     beside = f"adamw_{name}"

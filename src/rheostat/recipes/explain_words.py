@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -18,6 +18,7 @@ def as_text(made: Explanation) -> str:
     for index, line in enumerate(made.lines):
         if any(row.line == index for row in made.rows):
             parts += [f"[{index}] {line.rule}: {' → '.join(line.chain)}"]
+            parts += [f"    {piece}" for piece in line.pieces]
             parts += [f"    {line.source}"] if line.source else []
     parts += ["", *(str(preview) + "\n" for preview in made.previews)]
     parts += [f"warning: {warning}" for warning in made.warnings]
@@ -46,14 +47,12 @@ def as_page(made: Explanation) -> str:
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in _body(made))
     told = "".join(f"<p>{escape(line)}" for line in _totals(made))
     rules = "".join(
-        f"<p><b>[{index}] {escape(line.rule)}</b>: {escape(' → '.join(line.chain))}<br>"
-        f"{escape(line.source)}"
+        f"<h3>[{index}] {escape(line.rule)}: {escape(' → '.join(line.chain))}</h3><ul>"
+        + "".join(f"<li>{escape(piece)}" for piece in line.pieces)
+        + f"</ul><p>{escape(line.source)}"
         for index, line in enumerate(made.lines)
     )
-    figures = "".join(
-        f"<figure>{p.svg()}<figcaption><pre>{escape(str(p))}</pre></figcaption></figure>"
-        for p in made.previews
-    )
+    figures = "".join(preview.html() for preview in made.previews)
     warnings = "".join(f"<li>{escape(warning)}" for warning in made.warnings)
     return (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>'
@@ -91,7 +90,7 @@ def _body(made: Explanation) -> list[list[str]]:
                 line.lr,
                 f"{line.lr_factor:g}",
                 line.decay,
-                size(sum(row.rank_state for row in group.rows)),
+                _size_of_all(row.rank_state for row in group.rows),
             ]
         )
     return rows
@@ -101,12 +100,24 @@ def _sums(rows: Sequence[Row]) -> dict[str, Any]:
     known = [row.flops for row in rows if row.flops is not None]
     return {
         "parameters": sum(_count(row) for row in rows),
-        "state_bytes": sum(row.state for row in rows),
-        "rank_state_bytes": sum(row.rank_state for row in rows),
+        "state_bytes": _sum(row.state for row in rows),
+        "rank_state_bytes": _sum(row.rank_state for row in rows),
         "moved_bytes": sum(row.moved for row in rows),
         "flops": sum(known),
         "flops_known_of": sum(_count(row) for row in rows if row.flops is not None),
     }
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is not known."""
+    found = list(counts)
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def _size_of_all(counts: Iterable[int | None]) -> str:
+    found = _sum(counts)
+    return "?" if found is None else size(found)
 
 
 def _count(row: Row) -> int:
@@ -120,9 +131,12 @@ def _totals(made: Explanation) -> list[str]:
     sums = _sums(made.rows)
     count = sums["parameters"]
     lines = [f"{count:,} weights in {len(made.rows)} parameters"]
-    lines.append(f"state: {size(sums['state_bytes'])}")
-    if made.ranks > 1:
-        lines[-1] += f", {size(sums['rank_state_bytes'])} on each of {made.ranks} ranks"
+    if sums["state_bytes"] is None:
+        lines.append("state: not known, for the optimizer is another library's")
+    else:
+        lines.append(f"state: {size(sums['state_bytes'])}")
+        if made.ranks > 1:
+            lines[-1] += f", {size(sums['rank_state_bytes'])} on each of {made.ranks} ranks"
     lines.append(f"a step moves at least {size(sums['moved_bytes'])} of memory")
     if sums["flops_known_of"]:
         share = sums["flops_known_of"] / count

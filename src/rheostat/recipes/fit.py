@@ -1,122 +1,83 @@
 """What does not fit together, though each part of it is right: one check a function.
 
-To add one: a code and a title in `codes`, a function here that tells of what it finds, a line in
-`CHECKS`, and a section in docs/guide/validation.md; a test asks for a recipe that it speaks up
-for and one that it lets be. A check gets a `Look` at one rule and yields the key that is at fault
-and what is wrong, in a sentence that ends with what would be right.
+To add one: a code and a title in `codes`, a function here (in `fit_model`, if it needs a model)
+that tells of what it finds, a line in `CHECKS`, and a section in docs/guide/validation.md; a test
+asks for a recipe that it speaks up for and one that it lets be. A check gets a `Look` at one rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rheostat.core.errors import InputError
+from rheostat.core.registry import component
 from rheostat.core.roles import roles
 from rheostat.core.schedule import Schedule
 from rheostat.core.transform import Transform
-from rheostat.optimizers.policy import Match, Policy
+from rheostat.recipes.build import Served
 from rheostat.recipes.codes import CODES
-from rheostat.recipes.document import Document, Problem
+from rheostat.recipes.document import Document, KeyPath, Problem
+from rheostat.recipes.fit_model import MODEL_CHECKS
 from rheostat.recipes.grammar import CLIPS
-from rheostat.recipes.parts import Parts, Rule
+from rheostat.recipes.look import Check, Found, Look
+from rheostat.recipes.parts import Parts
 
-MATRIX = {"orthogonalize", "normalize_neurons", "scale_by_shampoo", "scale_by_galore"}
 SCHEDULE_FREE = {"schedule_free_step"}
 DISTANCE = {"prodigy", "dadapt_adam"}
 SIGN = {"scale_by_lion", "scale_by_signum", "sign", "resilient_steps"}
 CLIPPING = set(CLIPS.values())
-FUSED = ("qkv", "in_proj_weight", "c_attn", "query_key_value")
-"""What the names of several matrices in one have in them."""
 LAST = 0.95
 """The part of a run after which a restart has no time to pay."""
-COARSE = 1e-3
-"""Half the distance of bfloat16 numbers at 0.5: a smaller change of such a weight is lost."""
-SAMPLES = 1000
-
-Found: TypeAlias = Iterator[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Look:
-    """One rule of a recipe, and with a model the parameters that it serves: name, parameter, and
-    whether its gradient is sparse."""
-
-    match: Match
-    rule: Rule
-    parts: Parts
-    params: Sequence[tuple[str, Tensor, bool]] = field(default=())
-
-    @property
-    def pieces(self) -> tuple[Transform, ...]:
-        """The primitive pieces of the rule, in order."""
-        return self.match.rule.pieces
-
-    @property
-    def names(self) -> list[str]:
-        """Their names."""
-        return [piece.name for piece in self.pieces]
-
-    def has(self, some: set[str]) -> bool:
-        """Whether one of them is among these."""
-        return bool(some & set(self.names))
-
-    @property
-    def schedules(self) -> Mapping[str, Schedule]:
-        """The hyperparameters that follow a schedule, those in tuples too."""
-        found: dict[str, Schedule] = {}
-        for name, value in self.match.rule.hyperparameters.items():
-            parts = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
-            found.update((name, part) for part in parts if isinstance(part, Schedule))
-        return found
-
-    def curve(self, name: str) -> NDArray[np.float64]:
-        """A hyperparameter over the run: one value where it is a number, none if it is absent."""
-        value = self.match.rule.hyperparameters.get(name)
-        if isinstance(value, Schedule):
-            last = self.parts.steps or value.horizon or SAMPLES
-            return value.values(np.unique(np.linspace(0, last, SAMPLES).round()))
-        return np.array([] if value is None else [float(value)])
-
-
-def problems_of(
-    parts: Parts, lines: Iterable[tuple[Match, Rule]], document: Document
-) -> list[Problem]:
+def problems_of(parts: Parts, lines: Iterable[Served], document: Document) -> list[Problem]:
     """What does not fit together in a recipe, whatever the model."""
-    looks = [Look(match, rule, parts) for match, rule in lines]
+    looks = [Look(line.match, line.rule, line.places, parts) for line in lines]
     return _told(parts, document, [(code, look) for code in CHECKS for look in looks])
 
 
 def problems_on(
-    parts: Parts, lines: Sequence[tuple[Match, Rule]], document: Document, model: nn.Module
+    parts: Parts, lines: Sequence[Served], document: Document, model: nn.Module
 ) -> list[Problem]:
     """What does not fit a model: the coverage of the policy, and what its parameters ask for."""
-    policy = Policy(tuple(match for match, _ in lines))
-    try:
-        policy.assign(model)
-    except InputError as error:
-        if "RH016" in parts.silence:
-            return []
-        path = ("policy",) if parts.lines else ()
-        return [document.problem(path, f"{error}", code="RH016")]
     sparse = _sparse(model)
     known = roles(model)
     served: list[list[tuple[str, Tensor, bool]]] = [[] for _ in lines]
+    found: list[Problem] = []
     for name, param in model.named_parameters():
-        index = next(i for i, (m, _) in enumerate(lines) if m.claims(name, param, known[name]))
-        served[index].append((name, param, name in sparse))
+        claims = (i for i, one in enumerate(lines) if one.match.claims(name, param, known[name]))
+        index = next(claims, None)
+        if index is None:
+            what = f"no line claims {name} (role {known[name]}, shape {tuple(param.shape)})"
+            remedy = "end with a line for the rest"
+            found.append(document.problem(("policy",), f"{what}; {remedy}", code="RH016"))
+        else:
+            served[index].append((name, param, name in sparse))
+    for line, params in zip(lines, served, strict=True):
+        if not params and not line.match.optional:
+            found.append(_idle(line, document))
+    if "RH016" in parts.silence:
+        found = []
     looks = [
-        Look(match, rule, parts, params)
-        for (match, rule), params in zip(lines, served, strict=True)
+        Look(line.match, line.rule, line.places, parts, params)
+        for line, params in zip(lines, served, strict=True)
         if params
     ]
-    return _told(parts, document, [(code, look) for code in MODEL_CHECKS for look in looks])
+    asked = [(code, look) for code in MODEL_CHECKS for look in looks]
+    return found + _told(parts, document, asked)
+
+
+def _idle(line: Served, document: Document) -> Problem:
+    """What is wrong with a line that claims nothing."""
+    if line.rule.path:
+        what = "claims no parameter of the model; mend it, or mark it optional: true"
+        return document.problem((*line.rule.path, "match"), what, code="RH016")
+    what = f"{line.match.description} claims no parameter of the model; choose another rule"
+    path = ("optimizer" if line.rule.optimizer else "chain",)
+    return document.problem(path, what, code="RH016")
 
 
 def _told(parts: Parts, document: Document, asked: Iterable[tuple[str, Look]]) -> list[Problem]:
@@ -125,10 +86,19 @@ def _told(parts: Parts, document: Document, asked: Iterable[tuple[str, Look]]) -
         if code in parts.silence:
             continue
         check = {**CHECKS, **MODEL_CHECKS}[code]
-        for key, message in check(look):
-            path = (*look.rule.path, key) if key else look.rule.path
-            found.append(document.problem(path, message, code=code, severity=CODES[code].severity))
+        for path, message in check(look):
+            place = _written(document, path)
+            severity = CODES[code].severity
+            found.append(document.problem(place, message, code=code, severity=severity))
     return list(dict.fromkeys(found))
+
+
+def _written(document: Document, path: KeyPath) -> KeyPath:
+    """Where this stands, or for what a line of the policy takes over from the recipe, there."""
+    if path[:1] == ("policy",) and document.get(path) is None:
+        above = path[2:]
+        return above if document.get(above) is not None else path
+    return path
 
 
 def _sparse(model: nn.Module) -> set[str]:
@@ -140,64 +110,64 @@ def _sparse(model: nn.Module) -> set[str]:
     }
 
 
-def _several(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
 def _schedule_free_decays(look: Look) -> Found:
     lr = look.curve("lr")
-    if look.has(SCHEDULE_FREE) and len(lr) > 1 and lr[-1] < 0.99 * lr.max():
+    found = look.first(SCHEDULE_FREE)
+    if found and len(lr) > 1 and lr[-1] < 0.99 * lr.max():
         yield (
-            "lr",
+            look.at("lr"),
             (
-                f"falls to {lr[-1]:g} from {lr.max():g}, and {look.match.rule.name} averages in "
-                "place of a decay; keep it constant after the warm-up"
+                f"falls to {lr[-1]:g} from {lr.max():g}, and {found[1]} averages in place of a "
+                "decay; keep it constant after the warm-up"
             ),
         )
 
 
 def _distance_scaled(look: Look) -> Found:
     lr = look.curve("lr")
-    if look.has(DISTANCE) and len(lr) and abs(lr.max() - 1) > 1e-6:
+    found = look.first(DISTANCE)
+    if found and len(lr) and abs(lr.max() - 1) > 1e-6:
         yield (
-            "lr",
+            look.at("lr"),
             (
-                f"peaks at {lr.max():g}, and {look.match.rule.name} finds the step size itself; "
-                "its peak should be 1 (d_coef makes steps larger or smaller)"
+                f"peaks at {lr.max():g}, and {found[1]} finds the step size itself; its peak "
+                "should be 1 (d_coef makes steps larger or smaller)"
             ),
         )
 
 
 def _distance_restarted(look: Look) -> Found:
-    if not look.has(DISTANCE) or not _restarts(look, 0):
+    found = look.first(DISTANCE)
+    if not found or not _restarts(look, 0):
         return
     optimizer = look.rule.optimizer
     if optimizer is None or not optimizer.values.get("safeguard_warmup"):
         yield (
-            "lr",
+            look.at("lr"),
             (
-                f"restarts, which inflates the distance that {look.match.rule.name} estimates; "
-                "prodigy with safeguard_warmup: true keeps the lr out of it"
+                f"restarts, which inflates the distance that {found[1]} estimates; prodigy with "
+                "safeguard_warmup: true keeps the lr out of it"
             ),
         )
 
 
-def _restarts(look: Look, after: float) -> list[str]:
-    """The hyperparameters whose schedule restarts between a step and the end."""
-    last = look.parts.steps
-    return [
-        name
-        for name, schedule in look.schedules.items()
-        if schedule.next_restart(after) < (schedule.horizon or np.inf if last is None else last)
-    ]
+def _restarts(look: Look, part: float) -> list[str]:
+    """The hyperparameters whose schedule restarts after this part of the run."""
+    found: list[str] = []
+    for name, schedule in look.schedules.items():
+        end = look.parts.end(schedule.unit) or schedule.horizon
+        last = np.inf if end is None else end
+        if schedule.next_restart(part * last if part else 0) < last:
+            found.append(name)
+    return found
 
 
 def _l2_under_a_sign(look: Look) -> Found:
     signs = [i for i, name in enumerate(look.names) if name in SIGN]
-    for index, piece in enumerate(look.pieces):
+    for index, (place, piece) in enumerate(look.placed):
         if piece.name == "add_decayed_weights" and signs and index < signs[0] and _decays(piece):
             yield (
-                "",
+                place,
                 (
                     f"the weight decay comes before {look.names[signs[0]]}, which keeps the sign "
                     "of it alone; put add_decayed_weights after it"
@@ -215,50 +185,62 @@ def _decays(piece: Transform) -> bool:
 
 def _clip_too_late(look: Look) -> Found:
     normal = [i for i, name in enumerate(look.names) if name in SIGN | {"orthogonalize"}]
-    for index, name in enumerate(look.names):
-        if name in CLIPPING and normal and index > normal[0]:
+    for index, (place, piece) in enumerate(look.placed):
+        if piece.name in CLIPPING and normal and index > normal[0]:
             yield (
-                "",
+                place,
                 (
-                    f"{name} comes after {look.names[normal[0]]}, whose steps have one size "
+                    f"{piece.name} comes after {look.names[normal[0]]}, whose steps have one size "
                     "whatever the gradient; clip before it, or lower the lr"
                 ),
             )
 
 
 def _warmup_too_long(look: Look) -> Found:
-    steps = look.parts.steps
-    if steps is None:
+    horizon, unit = look.parts.horizon, look.parts.unit
+    if horizon is None:
         return
     for piece in (*look.parts.before, *look.rule.before, *look.rule.pieces):
-        for key, value in [*piece.values.items(), ("lr", look.rule.lr)]:
-            for length in _warmups({key: value}):
-                if length >= steps:
-                    yield key, f"warms up for {length} of {steps} steps; a tenth of them is usual"
+        for path, value in [*_under(piece.path, piece.values), (look.at("lr"), look.rule.lr)]:
+            for place, length in _warmups(path, value, unit):
+                if length >= horizon:
+                    told = "steps" if unit == "updates" else unit
+                    yield (
+                        place,
+                        f"warms up for {length} of {horizon} {told}; a tenth of them is usual",
+                    )
 
 
-def _warmups(value: Any) -> Iterator[int]:
-    """The lengths of the warm-ups in the arguments of a component."""
+def _under(path: KeyPath, values: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
+    return [((*path, key), value) for key, value in values.items()]
+
+
+def _warmups(path: KeyPath, value: Any, unit: str) -> Iterator[tuple[KeyPath, int]]:
+    """The lengths of the warm-ups in an argument of a component that count this unit."""
     if isinstance(value, list):
-        for part in cast("list[Any]", value):
-            yield from _warmups(part)
-    if not isinstance(value, dict):
-        return
-    given = cast("dict[str, Any]", value)
-    combined = str(given.get("schedule", "")).startswith("warmup@")
-    for key, part in given.items():
-        if key in ("warmup", "warmup_steps") or (combined and key == "length"):
-            if isinstance(part, int) and part > 0:
-                yield part
-        else:
-            yield from _warmups(part)
+        for index, part in enumerate(cast("list[Any]", value)):
+            yield from _warmups((*path, index), part, unit)
+    elif isinstance(value, dict):
+        given = cast("dict[str, Any]", value)
+        of = str(given.get("schedule", "")).partition("@")[0]
+        if of == "in_unit":
+            if given["unit"] == unit and given["per_update"] == 1:
+                # A horizon in this unit has put it around what is written.
+                yield from _warmups(path, given["of"], unit)
+            return
+        for key, part in given.items():
+            yield from _warmups((*path, key), part, unit)
+        if of == "warmup" and given["length"] > 0:
+            yield (*path, "length"), given["length"]
+    elif path[-1] in ("warmup", "warmup_steps") and isinstance(value, int) and value > 0:
+        yield path, value
 
 
 def _late_restart(look: Look) -> Found:
-    if look.parts.steps is not None:
-        for name in _restarts(look, LAST * look.parts.steps):
+    if look.parts.horizon is not None:
+        for name in _restarts(look, LAST):
             yield (
-                name,
+                look.at(name),
                 (
                     f"restarts in the last {1 - LAST:.0%} of the run, which ends before it pays; "
                     "choose periods that fill the horizon"
@@ -267,11 +249,11 @@ def _late_restart(look: Look) -> Found:
 
 
 def _accumulated_probe(look: Look) -> Found:
-    count = look.parts.settings["accumulate"]
-    for piece in look.pieces:
+    count = look.setting("accumulate") or 1
+    for place, piece in look.placed:
         if count > 1 and (piece.probe or piece.search):
             yield (
-                "",
+                place,
                 (
                     f"{piece.name} takes the gradient elsewhere for the last of {count} batches "
                     "alone; let the closure run over all of them, with accumulate: 1"
@@ -280,13 +262,14 @@ def _accumulated_probe(look: Look) -> Found:
 
 
 def _two_decays(look: Look) -> Found:
-    decaying = [piece.name for piece in look.pieces if _decays(piece)]
+    decaying = [(place, piece.name) for place, piece in look.placed if _decays(piece)]
     if len(decaying) > 1:
-        yield "", f"{decaying[0]} and {decaying[1]} both decay the weights; keep one of them"
+        (place, first), (_, second) = decaying[:2]
+        yield place, f"{first} and {second} both decay the weights; keep one of them"
 
 
 def _average_too_late(look: Look) -> Found:
-    for piece in (*look.rule.before, *look.rule.pieces):
+    for piece in (*look.parts.before, *look.rule.before, *look.rule.pieces):
         start = piece.values.get("start")
         if (
             piece.ref.startswith("swa_weights@")
@@ -294,7 +277,7 @@ def _average_too_late(look: Look) -> Found:
             and int(start or 0) > look.parts.steps
         ):
             yield (
-                "",
+                (*piece.path, "start"),
                 (
                     f"swa_weights begins at update {start} of a run of {look.parts.steps}; an "
                     "earlier start, such as three quarters of the run, gives it something to do"
@@ -305,75 +288,31 @@ def _average_too_late(look: Look) -> Found:
 def _other_peak(look: Look) -> Found:
     lr, told = look.curve("lr"), look.curve("peak_lr")
     if len(told) and len(lr) and lr.max() > 0 and abs(told[0] / lr.max() - 1) > 0.01:
-        yield "", f"peak_lr is {told[0]:g}, and the lr peaks at {lr.max():g}; they should be equal"
-
-
-def _vectors_for_matrices(look: Look) -> Found:
-    flat = [name for name, param, _ in look.params if param.ndim < 2]
-    pieces = [name for name in look.names if name in MATRIX]
-    if flat and pieces:
+        place = next(p for p, piece in look.placed if "peak_lr" in piece.hyperparameters)
         yield (
-            "",
+            (*place, "peak_lr"),
+            f"is {told[0]:g}, and the lr peaks at {lr.max():g}; they should be equal",
+        )
+
+
+def _unusual_lr(look: Look) -> Found:
+    optimizer = look.rule.optimizer
+    if optimizer is None or look.first(DISTANCE):  # RH004 has its say there
+        return
+    usual = component(optimizer.ref, "optimizer").card.usual("lr")
+    lr = look.curve("lr") * look.factor
+    if usual and len(lr) and lr.max() > usual[0][1]:
+        low, high = usual[0]
+        yield (
+            look.at("lr"),
             (
-                f"{pieces[0]} is for matrices, and {_several(flat)} is none; give it a policy: "
-                "match: {role: [matrix, convolution]}, and another rule for the rest"
+                f"peaks at {lr.max():g}, above what is usual for {optimizer.ref}, "
+                f"[{low:g}, {high:g}]; too much diverges"
             ),
         )
 
 
-def _sparse_for_dense(look: Look) -> Found:
-    sparse = [name for name, _, is_sparse in look.params if is_sparse]
-    if sparse and (not look.match.rule.sparse or look.parts.settings["accumulate"] > 1):
-        yield (
-            "",
-            (
-                f"{_several(sparse)} has sparse gradients, which {look.match.rule.name} cannot "
-                "take; sgd, adagrad and sparse_adam can, without accumulation"
-            ),
-        )
-
-
-def _lost_in_bfloat16(look: Look) -> Found:
-    half = [name for name, param, _ in look.params if param.dtype == torch.bfloat16]
-    lr = look.curve("lr") * float(look.match.overrides.get("lr_factor", 1.0))
-    if half and look.parts.settings["precision"] == "plain" and len(lr) and 0 < lr.max() < COARSE:
-        yield (
-            "lr",
-            (
-                f"is at most {lr.max():g}, and {_several(half)} is bfloat16: a change of a weight "
-                "of 0.5 by less than 0.001 is lost; set precision: master or stochastic"
-            ),
-        )
-
-
-def _idle_precision(look: Look) -> Found:
-    wanted = look.parts.settings["precision"]
-    if wanted != "plain" and all(p.dtype.itemsize > 2 for _, p, _ in look.params):
-        yield (
-            "",
-            (
-                f"precision is {wanted}, and no parameter of this rule is half precision; "
-                "leave it out"
-            ),
-        )
-
-
-def _fused_matrices(look: Look) -> Found:
-    for piece in look.pieces:
-        if piece.name != "orthogonalize" or not piece.origin or piece.origin.arguments["split"]:
-            continue
-        fused = [n for n, p, _ in look.params if p.ndim >= 2 and any(f in n.lower() for f in FUSED)]
-        if fused:
-            yield (
-                "",
-                (
-                    f"{_several(fused)} looks like several matrices, made orthogonal as one; "
-                    'say what is in it: split: {"*.qkv.weight": [1, 1, 1]}'
-                ),
-            )
-
-
-CHECKS: Mapping[str, Callable[[Look], Found]] = {
+CHECKS: Mapping[str, Check] = {
     "RH003": _schedule_free_decays,
     "RH004": _distance_scaled,
     "RH005": _distance_restarted,
@@ -385,14 +324,7 @@ CHECKS: Mapping[str, Callable[[Look], Found]] = {
     "RH013": _two_decays,
     "RH014": _average_too_late,
     "RH018": _other_peak,
+    "RH019": _unusual_lr,
 }
-"""Code -> what finds it in a recipe. RH008 is found where chains are made (`build`)."""
-
-MODEL_CHECKS: Mapping[str, Callable[[Look], Found]] = {
-    "RH001": _vectors_for_matrices,
-    "RH002": _sparse_for_dense,
-    "RH011": _lost_in_bfloat16,
-    "RH015": _idle_precision,
-    "RH017": _fused_matrices,
-}
-"""Code -> what finds it on a model. RH016 is found by the policy itself."""
+"""Code -> what finds it in a recipe. RH008 is found where chains are made (`build`), and RH009 also
+where a schedule refuses its warm-up (`reader`)."""

@@ -18,12 +18,16 @@ from typing import Any, NoReturn, cast
 from rheostat.core.errors import InputError, MachineError
 from rheostat.recipes.document import (
     DEEPEST,
+    TOO_LONG,
     Document,
     KeyPath,
+    NotPlainError,
     Position,
+    ProblemsError,
     plain,
     show,
 )
+from rheostat.recipes.toml_places import KEY, toml_places
 
 LARGEST = 256 * 1024
 """Bytes of a file; a recipe or a study is a page."""
@@ -37,12 +41,8 @@ _RADIX = re.compile(r"0o[0-7]{1,300}|0x[0-9a-fA-F]{1,250}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"([-+]?)\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
-_KEY = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_TOML_LINE = re.compile(
-    r"(?m)^[ \t]*+(?:(?P<many>\[\[)|(?P<one>\[))?[ \t]*+"
-    rf"(?P<key>{_KEY}(?:[ \t]*+\.[ \t]*+{_KEY})*+)"
-)
-_TOML_DEEP = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY}[ \t]*+\.[ \t]*+){{{DEEPEST + 1}}}")
+_LONG = re.compile(r"[0-9_]{1000}")
+_TOML_DEEP = re.compile(rf"(?<![A-Za-z0-9_-])(?:{KEY}[ \t]*+\.[ \t]*+){{{DEEPEST + 1}}}")
 
 
 def open_document(source: str | Path | Mapping[str, Any] | Document, name: str) -> Document:
@@ -136,58 +136,30 @@ def _toml(name: str, text: str) -> Document:
     except RecursionError:
         raise InputError(f"{name}: is nested deeper than {DEEPEST} levels") from None
     except ValueError as error:
+        if long := _LONG.search(text):
+            where = f"{name}:{text.count(chr(10), 0, long.start()) + 1}"
+            raise InputError(f"{where}: {TOO_LONG}") from None
         why = str(error).replace("(at end of document)", f"(at line {text.count(chr(10)) + 1})")
         found = re.fullmatch(r"(.*) \(at line (\d+)(?:, column (\d+))?\)", why, re.DOTALL)
         where = ":".join(filter(None, (name, *found.groups()[1:]))) if found else name
         raise InputError(f"{where}: is not valid TOML: {found[1] if found else why}") from None
     try:
         made = plain(data, name)
-    except InputError as error:  # a date
-        raise InputError(f"{name}: {error}") from None
-    return Document(name, made, _toml_positions(name, text))
+    except NotPlainError as error:  # a date, a number without end
+        document = Document(name, data, toml_places(name, text))
+        raise ProblemsError([document.problem(error.path, error.message)]) from None
+    if _size(made) > MOST:
+        raise InputError(f"{name}: holds more than {MOST} keys and values; is it the right file?")
+    return Document(name, made, toml_places(name, text))
 
 
-def _toml_positions(name: str, text: str) -> dict[KeyPath, Position]:
-    """Where the keys stand, found line by line: tomllib does not tell.
-
-    What is inside of a value has the place of the key. A line of a text of several lines may be
-    taken for a key; no such key is asked for.
-    """
-    top = Position((1, 1), (1, 1), name)
-    found: dict[KeyPath, Position] = {(): top}
-    table: KeyPath = ()
-    counts: dict[KeyPath, int] = {}
-    line, last = 1, 0
-    for match in _TOML_LINE.finditer(text):
-        line += text.count("\n", last, match.start())
-        last = match.start()
-        start = match.start("key")
-        place = (line, start - (text.rfind("\n", 0, start) + 1) + 1)
-        parts = re.findall(_KEY, match["key"])
-        path: KeyPath = tuple(part.strip("\"'") for part in parts)
-        header = match["many"] or match["one"]
-        if header:
-            path = _indexed(path, counts)
-            if match["many"]:
-                index = counts.get(path, 0)
-                counts[path] = index + 1
-                found.setdefault(path, Position(place, place, name))
-                path = (*path, index)
-            table = path
-        else:
-            path = _indexed((*table, *path), counts) if not table else (*table, *path)
-        found.setdefault(path, Position(place, place, name))
-    return found
-
-
-def _indexed(path: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
-    """The path with the index of the present item after each key that is a list of tables."""
-    made: KeyPath = ()
-    for place, part in enumerate(path):
-        made = (*made, part)
-        if made in counts and place < len(path) - 1:
-            made = (*made, counts[made] - 1)
-    return made
+def _size(value: Any) -> int:
+    """How many keys and items are in a value."""
+    if isinstance(value, dict):
+        value = list(cast("dict[str, Any]", value).values())
+    return (
+        sum(1 + _size(part) for part in cast("list[Any]", value)) if isinstance(value, list) else 0
+    )
 
 
 class _Builder:

@@ -7,7 +7,6 @@ explained in the guide (docs/guide/recipes.md).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias, cast
@@ -15,9 +14,10 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 import annotated_types as at
 
 from rheostat.core.component import Component
-from rheostat.core.errors import nearest
+from rheostat.core.errors import closest, nearest
 from rheostat.core.hyper import Argument, Count, NonNegative, Steps, arguments_of
 from rheostat.core.registry import component, components
+from rheostat.core.schedule import Unit
 from rheostat.recipes.codes import CODES
 from rheostat.recipes.document import KeyPath, quoted
 from rheostat.recipes.parts import LR, Line, Parts, Piece, Rule
@@ -30,7 +30,7 @@ Precision: TypeAlias = Literal["plain", "master", "stochastic"]
 Mode: TypeAlias = Literal["auto", "eager", "fused", "compiled"]
 """How rules run; see `rheostat.optimizers.kernels`."""
 
-FORMAT = Argument("format", Literal[1], 1)
+FORMAT = Argument("format", Annotated[int, at.Ge(1), at.Le(1)], 1)
 """The version of this grammar."""
 
 SETTINGS: Mapping[str, Argument] = {
@@ -55,8 +55,9 @@ CLIPS: Mapping[str, str] = {
 }
 """What `clip` can hold -> the transform that it means; its first argument is the value."""
 
-HORIZONS: Mapping[str, Argument] = {"updates": Argument("updates", Count)}
-"""The units in which a horizon can be given."""
+UNITS: tuple[Unit, ...] = ("updates", "samples", "tokens", "epochs")
+HORIZONS: Mapping[Unit, Argument] = {unit: Argument(unit, Count) for unit in UNITS}
+"""The units in which a horizon can be given; every schedule of the recipe then counts it."""
 
 MOST_LINES = 100
 """Lines of a policy, and pieces of a chain."""
@@ -90,10 +91,14 @@ def read_parts(reader: Reader) -> Parts | None:
     if given is None:
         return None
     reader.value(FORMAT, (FORMAT.name,), given.get(FORMAT.name, 1))
-    reader.steps = _horizon(reader, given) or reader.steps
+    _horizon(reader, given)
     for key in RESERVED:
         if key in given:
             reader.report((key,), "comes with regimes, of which there are none yet", key=True)
+    silence = _silence(reader, given)
+    if is_key_of_a_library(given.get("optimizer")):
+        rule = _library_rule(reader, given)
+        return rule and Parts(rule, (), (), {}, reader.steps, reader.unit, silence)
     settings = {
         name: reader.value(argument, (name,), given.get(name, argument.default))
         for name, argument in SETTINGS.items()
@@ -101,34 +106,62 @@ def read_parts(reader: Reader) -> Parts | None:
     before = _before(reader, given, ())
     rule = _rule(reader, given, (), OWN_KEYS)
     lines = _policy(reader, given)
-    silence = _silence(reader, given)
     if rule is None:
         return None
-    return Parts(rule, lines, before, settings, reader.steps, silence)
+    return Parts(rule, lines, before, settings, reader.steps, reader.unit, silence)
 
 
-def _horizon(reader: Reader, given: Mapping[str, Any]) -> int | None:
-    """The number of updates, written as `steps` or as a `horizon` with its unit."""
-    steps = None
+def _horizon(reader: Reader, given: Mapping[str, Any]) -> None:
+    """Tell the reader of the horizon, written as `steps` or as a `horizon` with its unit."""
     if STEPS.name in given:
-        steps = reader.horizon(STEPS, (STEPS.name,), given[STEPS.name])
+        reader.steps = reader.horizon(STEPS, (STEPS.name,), given[STEPS.name]) or reader.steps
     if "horizon" not in given:
-        return steps
+        return
     if STEPS.name in given:
         reader.report(("horizon",), "says what steps says already; leave one of them out", key=True)
-        return steps
+        return
     units = reader.mapping(("horizon",), "{updates: 10000}")
     if units is None:
-        return None
-    for unit in units:
-        if unit not in HORIZONS:
-            reader.unknown(("horizon", unit), HORIZONS, "unknown unit")
-    known = [unit for unit in units if unit in HORIZONS]
-    if not units:
-        reader.report(("horizon",), "should be a number with its unit, such as {updates: 10000}")
+        return
+    for written in units:
+        if written not in HORIZONS:
+            reader.unknown(("horizon", written), HORIZONS, "unknown unit")
+    known = [unit for unit in UNITS if unit in units]
+    if len(units) != 1:
+        reader.report(("horizon",), "should be one number with its unit, such as {updates: 10000}")
     if not known:
+        return
+    unit = cast("Unit", known[0])
+    path = ("horizon", unit)
+    if unit != "updates" and reader.steps is not None:
+        told = f"and the run is told of {reader.steps} steps; leave one of the two out"
+        reader.report(path, f"the horizon is in {unit}, {told}")
+        return
+    count = reader.horizon(HORIZONS[unit], path, units[unit])
+    reader.steps, reader.unit = count or reader.steps, unit
+
+
+def is_key_of_a_library(ref: Any) -> bool:
+    """Whether a name is that of another library's component, such as torch/AdamW."""
+    return isinstance(ref, str) and "/" in ref
+
+
+def _library_rule(reader: Reader, given: Mapping[str, Any]) -> Rule | None:
+    """Another library's optimizer: its arguments, and none of what our loop does."""
+    path = ("optimizer",)
+    named = reader.component(path, "optimizer")
+    of = named or reader.meant(path, "optimizer")
+    if of is None:
         return None
-    return reader.horizon(HORIZONS[known[0]], ("horizon", known[0]), units[known[0]])
+    known = arguments_of(of.factory)
+    loop = [key for key in ("chain", "before", "clip", "policy", *SETTINGS) if key not in known]
+    for key in loop:
+        if key in given:
+            what = f"belongs to our loop, and {of.ref} runs in its library's; leave it out"
+            reader.report((key,), what, key=True)
+    own = (FORMAT.name, "optimizer", STEPS.name, "horizon", "silence", *RESERVED, *loop)
+    values = reader.arguments((), given, of, own, reader.scheduled)
+    return None if named is None else Rule((Piece("optimizer", of.ref, values),))
 
 
 def _silence(reader: Reader, given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -159,7 +192,7 @@ def _policy(reader: Reader, given: Mapping[str, Any]) -> tuple[Line, ...]:
         if line is None:
             continue
         match = _match(reader, line, here)
-        named = "optimizer" in line or "chain" in line
+        named = any(closest(key, line) for key in ("optimizer", "chain"))
         # A line that names no rule has that of the recipe, with hyperparameters of its own.
         whole = reader.document.overlaid((), here, given if named else OWN_KEYS_OF_THE_WHOLE)
         over = reader.over(whole)
@@ -189,6 +222,7 @@ def _match(reader: Reader, line: Mapping[str, Any], here: KeyPath) -> dict[str, 
     given = reader.mapping(path, "{role: [norm, bias]}")
     if given is None:
         return None
+    before = len(reader.problems)
     for key in given:
         if key not in MATCH_KEYS:
             reader.unknown((*path, key), MATCH_KEYS)
@@ -203,7 +237,7 @@ def _match(reader: Reader, line: Mapping[str, Any], here: KeyPath) -> dict[str, 
         each.name: reader.value(each, (*path, each.name), given.get(each.name, each.default))
         for each in (MIN_DIM, OPTIONAL)
     }
-    return {**names, **others}
+    return {**names, **others} if len(reader.problems) == before else None
 
 
 def _texts(reader: Reader, path: KeyPath, value: Any) -> list[str]:
@@ -222,12 +256,23 @@ def _rule(
     """The optimizer or chain that a mapping names, with its hyperparameters."""
     if "chain" in given:
         return _chain(reader, given, path, own)
-    of = reader.component((*path, "optimizer"), "optimizer")
+    key = reader.key_of(path, given, "optimizer")
+    if key is None and closest("chain", given):
+        reader.any_arguments(path, given, "optimizer", own)  # which tells of the misspelt key
+        return None
+    key = key or "optimizer"
+    own = (*own, key)
+    of = reader.component((*path, key), "optimizer")
     if of is None:
-        # Which keys it takes is unknown, but a schedule is a schedule under any key.
-        for name, value in given.items():
-            if isinstance(value, dict) and "schedule" in cast("dict[str, Any]", value):
-                reader.schedule(Argument(name, float), (*path, name))
+        meant = reader.meant((*path, key), "optimizer")
+        if meant is None:  # then an argument is wrong where it suits no optimizer
+            reader.any_arguments(path, given, "optimizer", own)
+        else:
+            reader.arguments(path, given, meant, own, reader.scheduled)
+        return None
+    if is_key_of_a_library(of.ref):
+        what = "runs in its library's own loop: it serves no line of a policy; use it alone"
+        reader.report((*path, key), f"{of.ref} {what}")
         return None
     values = reader.arguments(path, given, of, own, reader.scheduled)
     return Rule((Piece("optimizer", of.ref, values, path=path),), path=path)
@@ -307,16 +352,15 @@ def _piece(reader: Reader, item: Any, path: KeyPath) -> Piece | None:
     given = reader.mapping(path, "{transform: clip_by_global_norm, max_norm: 1.0}")
     if given is None:
         return None
-    if "transform" not in given:
-        close = difflib.get_close_matches("transform", given, n=1)
-        if close:
-            reader.unknown((*path, close[0]), ["transform"])
-        else:
-            known = ", ".join(c.name for c in components("transform")[:4])
-            reader.report(path, f"'transform' is missing: a name, such as {known}")
+    key = reader.key_of(path, given, "transform")
+    if key is None:
+        known = ", ".join(c.name for c in components("transform")[:4])
+        reader.report(path, f"'transform' is missing: a name, such as {known}")
         return None
-    of = reader.component((*path, "transform"), "transform")
-    return None if of is None else _piece_of(reader, of, path, given, ["transform", NAMED.name])
+    named = reader.component((*path, key), "transform")
+    of = named or reader.meant((*path, key), "transform")
+    made = None if of is None else _piece_of(reader, of, path, given, [key, NAMED.name])
+    return None if named is None else made
 
 
 def _piece_of(

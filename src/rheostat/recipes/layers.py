@@ -154,9 +154,14 @@ def _with_override(document: Document, dotted: str, value: Any) -> Document:
         if isinstance(held, list):
             items = cast("list[Any]", held)
             if not (part.isascii() and part.isdigit() and int(part) < len(items)):
-                raise InputError(f"{label}: {show(path)} has items 0 to {len(items) - 1}")
+                there = f"items 0 to {len(items) - 1}" if items else "no items"
+                raise InputError(f"{label}: {show(path)} has {there}")
             steps.append(int(part))
             held = items[int(part)]
+        elif held is None and part.isdigit():
+            raise InputError(
+                f"{label}: {show(path) or 'the file'} is not there, so it has no item {part}"
+            )
         elif held is None or isinstance(held, dict):
             steps.append(part)
             held = cast("dict[str, Any]", held).get(part) if held else None

@@ -26,5 +26,7 @@ def model_of(name: str) -> nn.Module:
     except Exception as error:  # noqa: BLE001  (their code may raise anything; one line says what)
         raise InputError(f"--model {name}: {type(error).__name__}: {error}") from None
     if not isinstance(made, nn.Module):
-        raise InputError(f"--model {name}: gave a {type(made).__name__}, and no nn.Module")
+        raise InputError(
+            f"--model {name}: gave an object of type {type(made).__name__}, and no nn.Module"
+        )
     return made

@@ -8,12 +8,15 @@ written down.
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from rheostat.core.errors import InputError
+from rheostat.core.errors import InputError, MachineError
+from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.core.schedule import Schedule
 from rheostat.core.transform import Transform, named
@@ -23,14 +26,55 @@ from rheostat.recipes.grammar import SETTINGS
 from rheostat.recipes.parts import Data, Parts
 
 
-def recipe_of(optimizer: Optimizer) -> Data:
+def recipe_of(optimizer: torch.optim.Optimizer) -> Data:
     """The recipe as data; see `Recipe.of`."""
+    if not isinstance(optimizer, Optimizer):
+        return _of_library(optimizer)
     origin = optimizer.rule(0).origin
     if origin is not None and origin.component == "line":
         made = _of_policy(origin.arguments["policy"])
     else:
         made = _of_groups(optimizer)
     return {**made, **_settings(optimizer)}
+
+
+def _of_library(optimizer: torch.optim.Optimizer) -> Data:
+    """Another library's optimizer, from what its groups say; a schedule of ours from its plan."""
+    name = f"{type(optimizer).__module__.partition('.')[0]}/{type(optimizer).__name__}"
+    try:
+        of = component(name, "optimizer")
+    except (InputError, MachineError) as error:
+        raise InputError(
+            f"Recipe.of: {type(optimizer).__name__} has no key here: {error}"
+        ) from None
+    groups = optimizer.param_groups
+    if "initial_lr" in groups[0]:
+        raise InputError(
+            f"Recipe.of: a torch scheduler drives this {name}, and an optimizer does not tell "
+            "which; rs.schedules.from_torch(scheduler) is what a recipe can hold"
+        )
+    found: Data = {}
+    for key in arguments_of(of.factory):
+        places = (groups[0], optimizer.defaults, vars(optimizer))
+        held = next((place[key] for place in places if key in place), _NOWHERE)
+        if held is _NOWHERE:
+            raise InputError(f"Recipe.of: this {name} does not tell its {key}")
+        if any(not _same(group.get(key, held), held) for group in groups):
+            raise InputError(
+                f"Recipe.of: the param groups of this {name} differ in {key}, and another "
+                "library's optimizer has one group in a recipe"
+            )
+        found[key] = _plain(f"{name}: {key}", held)
+    scheduled = json.loads(groups[0].get("plan", "{}"))
+    if unwritten := [key for key, value in scheduled.items() if value == "a function"]:
+        raise InputError(
+            f"Recipe.of: {name}: {unwritten[0]}: a schedule made of a Python function cannot be "
+            "written down; table(values=…) can"
+        )
+    return {"optimizer": of.ref, **found, **scheduled}
+
+
+_NOWHERE = object()
 
 
 def _settings(optimizer: Optimizer) -> Data:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from rheostat.core.hyper import Argument, NonNegative, arguments_of
 from rheostat.core.registry import component
+from rheostat.core.schedule import Unit
 from rheostat.recipes.document import KeyPath
 
 Data: TypeAlias = dict[str, Any]
@@ -162,16 +163,35 @@ def without(values: Mapping[str, Any], keys: Collection[str]) -> Data:
 class Parts:
     """A whole recipe: what comes before every rule, the lines of the policy, the rule of the rest.
 
-    `settings` are those of the loop, `steps` the horizon in updates (None: not known yet), and
-    `silence` the codes of checks that are not to be told of.
+    `settings` are those of the loop (none, where another library's optimizer has a loop of its
+    own), `horizon` is a number of `unit` (None: not known yet), and `silence` holds the codes of
+    checks that are not to be told of.
     """
 
     rule: Rule
     lines: tuple[Line, ...]
     before: tuple[Piece, ...]
     settings: Mapping[str, Any] = field(hash=False)
-    steps: int | None
+    horizon: int | None
+    unit: Unit
     silence: tuple[str, ...]
+
+    @property
+    def steps(self) -> int | None:
+        """The horizon in updates; None where it is not known, or counts something else."""
+        return self.end("updates")
+
+    def end(self, unit: Unit) -> int | None:
+        """The horizon, if it is in this unit."""
+        return self.horizon if unit == self.unit else None
+
+    @property
+    def _horizon(self) -> Data:
+        if self.horizon is None:
+            return {}
+        if self.unit == "updates":
+            return {"steps": self.horizon}
+        return {"horizon": {self.unit: self.horizon}}
 
     def data(self) -> Data:
         """The canonical form, but for the number of the format."""
@@ -181,7 +201,7 @@ class Parts:
             **self.rule.data(),
             **self.settings,
             **({"silence": list(self.silence)} if self.silence else {}),
-            **({} if self.steps is None else {"steps": self.steps}),
+            **self._horizon,
         }
 
     def essence(self, defaults: Mapping[str, Any]) -> Data:
@@ -192,5 +212,5 @@ class Parts:
             **({"policy": [line.essence() for line in self.lines]} if self.lines else {}),
             **self.rule.essence(),
             **said,
-            **({} if self.steps is None else {"steps": self.steps}),
+            **self._horizon,
         }

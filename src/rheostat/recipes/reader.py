@@ -6,12 +6,8 @@ refuses them all at once.
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
-from typing import Any, Literal, cast
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,12 +15,23 @@ from rheostat.core.component import Component
 from rheostat.core.errors import InputError, MachineError, closest, nearest
 from rheostat.core.hyper import Argument, Count, arguments_of
 from rheostat.core.registry import component, components
-from rheostat.core.schedule import Schedule
+from rheostat.core.schedule import Schedule, Unit
 from rheostat.recipes.document import Document, KeyPath, Problem, quoted
 from rheostat.recipes.parts import as_data
+from rheostat.recipes.schedule_data import (
+    blamed,
+    combines,
+    live,
+    nesting,
+    refusal,
+    says_its_unit,
+)
 
 STEPS = Argument("steps", Count)
 """The horizon of a run, in updates; a schedule that takes an argument of this name follows it."""
+
+LONGEST = 100
+"""Characters of a wrong name that are compared with the real ones."""
 
 SAMPLES = 100_000
 """At how many steps a schedule is held against the range of its hyperparameter, at most."""
@@ -33,26 +40,30 @@ SAMPLES = 100_000
 class Reader:
     """Reads values of a document; what is wrong with them gathers in `problems`.
 
-    `steps` is the horizon of the run where it is known, and `waiting` says that a schedule was
-    read that cannot be complete without it.
+    `steps` is the horizon of the run where it is known, and `unit` what it counts, and with it
+    every schedule that says nothing else. `waiting` says that a schedule was read that cannot be
+    complete without a horizon.
     """
 
-    def __init__(self, document: Document, steps: int | None = None) -> None:
+    def __init__(
+        self, document: Document, steps: int | None = None, unit: Unit = "updates"
+    ) -> None:
         self.document = document
         self.steps = steps
+        self.unit: Unit = unit
         self.converted = False
         self.waiting = False
         self.problems: list[Problem] = []
 
     def over(self, document: Document) -> Reader:
         """A reader of another view of the same file, whose problems gather here."""
-        reader = Reader(document, self.steps)
+        reader = Reader(document, self.steps, self.unit)
         reader.problems = self.problems
         return reader
 
-    def report(self, path: KeyPath, message: str, *, key: bool = False) -> None:
+    def report(self, path: KeyPath, message: str, *, key: bool = False, code: str = "") -> None:
         """Note a problem with the value at a path, or with the key that holds it."""
-        self.problems.append(self.document.problem(path, message, key=key))
+        self.problems.append(self.document.problem(path, message, key=key, code=code))
 
     def mapping(self, path: KeyPath, example: str) -> dict[str, Any] | None:
         """The mapping at a path; None, and a problem noted, where something else is there."""
@@ -75,8 +86,9 @@ class Reader:
         """A written number of steps, which must be that of the run where this is known."""
         written: int | None = self.value(argument, path, value)
         if written is not None and self.steps not in (None, written):
+            unit = "steps" if self.unit == "updates" else self.unit
             self.report(
-                path, f"{written} differs from the {self.steps} steps of the run; leave it out"
+                path, f"{written} differs from the {self.steps} {unit} of the run; leave it out"
             )
         return written
 
@@ -89,12 +101,53 @@ class Reader:
             self.report(path, f"{what}; {known}")
             return None
         try:
-            found = component(ref, kind)
-            arguments_of(found.factory)
+            return _usable(component(ref, kind))
         except (InputError, MachineError) as error:  # a library that is missing, a broken plug-in
             self.report(path, str(error))
             return None
-        return found
+
+    def meant(self, path: KeyPath, kind: str) -> Component | None:
+        """The component that a wrong name at a path most likely means, so that what stands beside
+        it can be checked all the same."""
+        ref = self.document.get(path)
+        name = str(ref).partition("@")[0][:LONGEST]
+        library = f"{name.partition('/')[0]}/*" if "/" in name else "*"
+        try:
+            known = components(pattern=library)
+            names = {of.name for of in known if of.kind == kind}
+            if name not in names and any(of.name == name for of in known):
+                return None  # it means what it says, something of another kind
+            close = name if name in names else closest(name, names)
+            return _usable(component(close, kind)) if close else None
+        except (InputError, MachineError):
+            return None
+
+    def any_arguments(
+        self, path: KeyPath, given: Mapping[str, Any], kind: str, own: Collection[str]
+    ) -> None:
+        """Check arguments of nobody knows which component of a kind: a name that none of them has,
+        a value that none of them takes."""
+        known: dict[str, list[Argument]] = {}
+        for of in components(kind):
+            if of.ours:
+                for name, argument in arguments_of(of.factory).items():
+                    known.setdefault(name, []).append(argument)
+        for name, value in given.items():
+            if name in own:
+                continue
+            here = (*path, name)
+            if name not in known:
+                self.unknown(here, [*own, *known], f"unknown key for any {kind}", own)
+                continue
+            attempts: list[Reader] = []
+            for argument in known[name]:
+                attempts.append(self.over(self.document))
+                attempts[-1].problems = []
+                attempts[-1].scheduled(argument, here, value)
+                if not attempts[-1].problems:
+                    break
+            else:
+                self.problems += attempts[0].problems
 
     def arguments(
         self,
@@ -121,7 +174,10 @@ class Reader:
             if name in own:
                 continue
             if name in known:
-                values[name] = read(known[name], (*path, name), value)
+                before = len(self.problems)
+                made = read(known[name], (*path, name), value)
+                if len(self.problems) == before:  # else its default stands in, for further checks
+                    values[name] = made
                 present.add(name)
             else:
                 what = f"unknown key for {of.ref}"
@@ -189,30 +245,25 @@ class Reader:
         of the argument.
         """
         given = cast("dict[str, Any]", self.document.get(path))
-        if "schedule" not in given:
-            close = difflib.get_close_matches("schedule", given, n=1)
-            if close:
-                self.unknown((*path, close[0]), ["schedule"])
-            else:
-                self.report(
-                    path, "'schedule' is missing; a schedule is {schedule: cosine, peak: 0.1}"
-                )
+        before = len(self.problems)
+        key = self.key_of(path, given, "schedule")
+        if key is None:
+            self.report(path, "'schedule' is missing; a schedule is {schedule: cosine, peak: 0.1}")
             return None
-        of = self.component((*path, "schedule"), "schedule")
+        of = self.component((*path, key), "schedule") or self.meant((*path, key), "schedule")
         if of is None:
             return None
         known = arguments_of(of.factory)
         free = inside or combines(of)
         read = self._free_part if free else self._part
-        before, waited = len(self.problems), self.waiting
-        self.waiting = False
+        waited, self.waiting = self.waiting, False
         absent = () if combines(of) else ("steps",)
         converted, self.converted = self.converted, self.converted or of.name == "in_unit"
-        values = self.arguments(path, given, of, ["schedule"], read, absent)
+        values = self.arguments(path, given, of, [key], read, absent)
         self.converted = converted
         own = "steps" in known and "steps" not in given and not combines(of)
         if own and converted:
-            # The run's horizon counts updates, and what this one counts is declared, not guessed.
+            # What this one counts is declared, and need not be what the run's horizon counts.
             values.pop("steps", None)
             if known["steps"].required:
                 self.report(path, "'steps' is missing; inside in_unit a schedule states its own")
@@ -226,9 +277,13 @@ class Reader:
         if not sound:
             return None
         values = {name: values[name] for name in known if name in values}
+        made = {"schedule": of.ref, **values}
         if not waiting and not inside:
-            self._try_out(argument, path, of, values)
-        return {"schedule": of.ref, **values}
+            self._try_out(argument, path, of, made)
+        if inside or self.unit == "updates" or says_its_unit(made):
+            return made
+        unit = {"unit": self.unit, "per_update": 1.0}
+        return {"schedule": component("in_unit", "schedule").ref, "of": made, **unit}
 
     def _part(self, argument: Argument, path: KeyPath, value: Any) -> Any:
         """One argument of a schedule."""
@@ -255,15 +310,19 @@ class Reader:
         ]
 
     def _try_out(
-        self, argument: Argument, path: KeyPath, of: Component, values: Mapping[str, Any]
+        self, argument: Argument, path: KeyPath, of: Component, made: Mapping[str, Any]
     ) -> None:
         """Make the schedule and hold it against the range of what it is for."""
+        if refused := refusal(path, made):
+            self._refused(*refused)
+            return
         try:
-            made: Schedule = of.factory(**live(of, values))
-            last = self.steps or made.horizon or SAMPLES
+            values = {name: value for name, value in made.items() if name != "schedule"}
+            schedule: Schedule = of.factory(**live(of, values))
+            last = self.steps or schedule.horizon or SAMPLES
             steps = np.unique(np.linspace(0, last, min(last + 1, SAMPLES)).round())
             with np.errstate(all="ignore"):  # what is not finite is reported, not warned of
-                curve = made.values(steps)
+                curve = schedule.values(steps)
         except InputError as error:
             self.report(path, str(error))
             return
@@ -274,57 +333,24 @@ class Reader:
                 self.report(path, f"{at}; it {faults[0].message}")
                 return
 
+    def _refused(self, path: KeyPath, arguments: Mapping[str, Any], message: str) -> None:
+        warmup, steps = arguments.get("warmup"), arguments.get("steps")
+        too_long = isinstance(warmup, int) and isinstance(steps, int) and warmup >= steps
+        where = (*path, "warmup") if too_long else blamed(path, arguments, message)
+        self.report(where, message, code="RH009" if too_long else "")
 
-@cache
-def nesting(annotation: Any) -> Literal["one", "many"] | None:
-    """Whether an argument takes a schedule, several of them, or none."""
-    if annotation is Schedule:
-        return "one"
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return nesting(parts[0])
-    if origin in (typing.Union, types.UnionType):
-        return next((found for part in parts if (found := nesting(part))), None)
-    if origin in (tuple, list, Sequence) and nesting(parts[0]):
-        return "many"
-    return None
-
-
-def combines(of: Component) -> bool:
-    """Whether a schedule is made of others: then its `steps` are its own, and not the horizon."""
-    return any(nesting(each.annotation) for each in arguments_of(of.factory).values())
+    def key_of(self, path: KeyPath, given: Mapping[str, Any], key: str) -> str | None:
+        """The key itself where the mapping at a path has it, or the one that is a misspelling of
+        it, of which a problem is noted; None where there is neither."""
+        if key in given:
+            return key
+        meant = closest(key, given)
+        if meant is not None:
+            self.unknown((*path, meant), [key])
+        return meant
 
 
-def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -> dict[str, Any]:
-    """Read arguments as the factory takes them: mappings that describe schedules are Schedules.
-
-    `horizon` stands in where a schedule still waits for that of the run.
-
-    Raises:
-        InputError: a schedule that waits for its horizon.
-    """
-    known = arguments_of(of.factory)
-    return {
-        name: _live(name, value, horizon)
-        if known[name].number or nesting(known[name].annotation)
-        else value
-        for name, value in values.items()
-    }
-
-
-def _live(name: str, value: Any, horizon: int | None) -> Any:
-    if isinstance(value, list):
-        return tuple(_live(name, part, horizon) for part in cast("list[Any]", value))
-    if not isinstance(value, dict):
-        return value
-    given = cast("dict[str, Any]", value)
-    of = component(given["schedule"], "schedule")
-    steps = arguments_of(of.factory).get("steps")
-    arguments = {key: part for key, part in given.items() if key != "schedule"}
-    if steps is not None and steps.required and "steps" not in given:
-        if horizon is None:
-            raise InputError(
-                f"{name}: {of.ref} needs a horizon; give the number of steps of the run"
-            )
-        arguments["steps"] = horizon
-    return of.factory(**live(of, arguments, horizon))
+def _usable(of: Component) -> Component:
+    """The component, once its signature can be read: importing it may show that it is broken."""
+    arguments_of(of.factory)
+    return of

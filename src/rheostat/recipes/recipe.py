@@ -20,10 +20,10 @@ from rheostat.recipes.parts import LR, Parts, Rule
 from rheostat.recipes.reader import STEPS, Reader
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from rheostat.optimizers.loop import Optimizer
-    from rheostat.optimizers.policy import Match
 
 PROVISIONAL = (10_000, 10_000_000)
 """Horizons to try, in place of one that is not known yet, for what does not depend on it."""
@@ -62,11 +62,13 @@ class Recipe:
                 return source
             source = source.document
         recipe, problems = read_recipe(open_recipe(source, overrides), None)
-        return _sound(recipe, problems)
+        refuse(problems)
+        assert recipe is not None
+        return recipe
 
     @classmethod
-    def of(cls, optimizer: Optimizer) -> Recipe:
-        """The recipe of an optimizer that was built in Python.
+    def of(cls, optimizer: torch.optim.Optimizer) -> Recipe:
+        """The recipe of an optimizer that was built in Python: ours, or another library's.
 
         Raises:
             InputError: a piece that no registered component made, or whose arguments no file can
@@ -86,7 +88,9 @@ class Recipe:
         if faults:
             raise InputError(f"bind: steps={steps!r}: {faults[0].message}")
         recipe, problems = read_recipe(self.document, checked)
-        return _sound(recipe, problems)
+        refuse(problems)
+        assert recipe is not None
+        return recipe
 
     def check(self, model: nn.Module) -> list[Problem]:
         """What might not fit this model: warnings that the recipe alone gives no reason for.
@@ -95,16 +99,13 @@ class Recipe:
             InputError: what does not fit it: a parameter that the policy leaves out, a rule that
                 cannot serve what it is given.
         """
-        from rheostat.recipes.fit import problems_on
-
-        lines = lines_at_any_horizon(self.parts)
-        found = problems_on(self.parts, lines, self.document, model)
+        found = _on_model(self.parts, self.document, model)
         refuse(problem for problem in found if problem.severity == "error")
-        return [problem for problem in found if problem.severity == "warning"]
+        return found
 
     @property
     def steps(self) -> int | None:
-        """The horizon in updates, None until it is known; only then are schedules complete."""
+        """The horizon in updates; None until it is known, and where it counts something else."""
         return self.parts.steps
 
     def canonical(self) -> dict[str, Any]:
@@ -133,62 +134,76 @@ class Recipe:
         return on_model(self.parts, model)
 
 
-def _sound(recipe: Recipe | None, problems: list[Problem]) -> Recipe:
-    refuse(problems)
-    assert recipe is not None
-    return recipe
-
-
 def read_recipe(document: Document, steps: int | None) -> tuple[Recipe | None, list[Problem]]:
     """The recipe in a document for a run of `steps` updates (None: not known yet), or None and
     everything that is wrong with it."""
+    recipe, problems = examine(document, steps)
+    return recipe, [problem for problem in problems if problem.severity == "error"]
+
+
+def examine(
+    document: Document, steps: int | None = None, model: nn.Module | None = None
+) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe in a document, None where it is not sound, and all that there is to say of it, on
+    a model too if there is one: errors and warnings."""
     reader = Reader(document, steps)
     parts = read_parts(reader)
-    warnings: list[Problem] = []
-    if parts is not None and not reader.problems:
-        parts, warnings = _fitted(reader, parts)
-    if parts is None or reader.problems:
-        return None, reader.problems
-    return Recipe(parts, document, tuple(warnings)), reader.problems
+    problems = reader.problems
+    if parts is None:
+        return None, problems
+    parts, found = _fitted(reader, parts)
+    warnings = tuple(problem for problem in found if problem.severity == "warning")
+    problems += found
+    broken = any(problem.severity == "error" for problem in problems)
+    if model is not None:
+        try:
+            problems += _on_model(parts, document, model)
+        except InputError:
+            if not broken:  # or it is a consequence of what has been told
+                raise
+    return None if broken else Recipe(parts, document, warnings), problems
 
 
 def _fitted(reader: Reader, parts: Parts) -> tuple[Parts, list[Problem]]:
-    """The parts with the step sizes of their chains; what does not fit together is noted, and what
-    might not is returned."""
-    from rheostat.recipes.build import PlacedError, is_foreign, lines_of
+    """The parts with the step sizes of their chains, and what does not fit together."""
+    from rheostat.recipes.build import PlacedError, lines_of
     from rheostat.recipes.fit import problems_of
 
-    if is_foreign(parts):
-        return parts, []
+    document = reader.document
     for horizon in (None, *PROVISIONAL) if reader.waiting else (None,):
         try:
             parts = _with_rates(parts, horizon)
             lines = lines_of(parts, horizon)
         except PlacedError as error:
-            if not reader.waiting:
-                problem = reader.document.problem(error.path, str(error), code=error.code)
-                reader.problems.append(problem)
+            # Where something is wrong already, defaults stand in its place, and this may be theirs.
+            if not reader.waiting and not reader.problems:
+                return parts, [document.problem(error.path, str(error), code=error.code)]
             continue
-        found = problems_of(parts, lines, reader.document)
-        reader.problems += [problem for problem in found if problem.severity == "error"]
-        return parts, [problem for problem in found if problem.severity == "warning"]
+        return parts, problems_of(parts, lines, document)
     return parts, []
 
 
-def lines_at_any_horizon(parts: Parts) -> list[tuple[Match, Rule]]:
-    """The lines of a recipe whose horizon may still be unknown, as `build.lines_of` gives them.
+def _on_model(parts: Parts, document: Document, model: nn.Module) -> list[Problem]:
+    """What does not fit the model.
 
     Raises:
         InputError: a schedule that no provisional horizon suits.
     """
-    from rheostat.recipes.build import PlacedError, lines_of
+    from rheostat.recipes.build import PlacedError, is_foreign, library_optimizer, lines_of
+    from rheostat.recipes.fit import problems_on
 
-    for horizon in (None, *PROVISIONAL[:-1]):
+    horizons = (None, *PROVISIONAL)
+    for horizon in horizons:
         try:
-            return lines_of(parts, horizon)
-        except PlacedError:
+            lines = lines_of(parts, horizon)
+            if is_foreign(parts):
+                library_optimizer(parts, model, horizon)
+        except PlacedError as error:
+            if horizon == horizons[-1]:
+                return [document.problem(error.path, str(error), code=error.code)]
             continue
-    return lines_of(parts, PROVISIONAL[-1])
+        return problems_on(parts, lines, document, model)
+    raise AssertionError
 
 
 def _with_rates(parts: Parts, horizon: int | None) -> Parts:

@@ -31,7 +31,8 @@ from rheostat.recipes.grammar import (
     SETTINGS,
 )
 from rheostat.recipes.parts import LR, as_data
-from rheostat.recipes.reader import STEPS, combines, nesting
+from rheostat.recipes.reader import STEPS
+from rheostat.recipes.schedule_data import combines, nesting
 
 Schema: TypeAlias = dict[str, Any]
 Shape: TypeAlias = Callable[[Argument, Schema], Schema]
@@ -59,7 +60,7 @@ MEANINGS = {
     "mode": "how rules run",
     "maximize": "go up the gradient",
     "steps": "the updates of a run: the horizon of schedules that state none",
-    "horizon": "the same with its unit",
+    "horizon": "the same with its unit, which every schedule of the recipe then counts",
     "silence": "codes of checks that are not to be told of",
 }
 _SCHEDULE: Schema = {"$ref": "#/$defs/schedule"}
@@ -74,6 +75,7 @@ def recipe_schema() -> Schema:
         "description": "An optimizer, its hyperparameters and their schedules.",
         "type": "object",
         **chosen("base", _over_a_base(), _rules(_own(), foreign=True)),
+        "not": {"required": [STEPS.name, "horizon"]},
         "$defs": definitions(),
     }
 
@@ -94,7 +96,8 @@ def _keys() -> Schema:
     transforms: Schema = {"type": "array", "items": {"$ref": "#/$defs/transform"}}
     transforms["maxItems"] = MOST_LINES
     settings = {name: described(argument) for name, argument in SETTINGS.items()}
-    horizon = closed({name: plain(argument) for name, argument in HORIZONS.items()}, HORIZONS)
+    horizon = closed({unit: plain(argument) for unit, argument in HORIZONS.items()}, [])
+    horizon |= {"minProperties": 1, "maxProperties": 1}
     line: Schema = {"type": "object", **_rules(_line_keys(), ["match"], _inheriting())}
     return {
         "format": described(FORMAT),

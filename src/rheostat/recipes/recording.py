@@ -8,9 +8,11 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from rheostat.optimizers.loop import Optimizer, StepResult
+from rheostat.optimizers.followed import Followed
+from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
+from rheostat.optimizers.results import StepResult
 from rheostat.signals.fingerprint import fingerprint, mark, rng_mark
 from rheostat.signals.norms import total_norm
 
@@ -37,7 +39,7 @@ class Sink(Protocol):
 class Recorder:
     """Records the steps of an optimizer into `sink`."""
 
-    def __init__(self, sink: Sink, optimizer: Optimizer) -> None:
+    def __init__(self, sink: Sink, optimizer: Optimizer | Followed) -> None:
         self._sink = sink
         self._optimizer = optimizer
 
@@ -61,7 +63,7 @@ class Recorder:
             state[name]
             for state in self._optimizer.state.values()
             for name in FIRST_MOMENTS
-            if name in state
+            if isinstance(state.get(name), Tensor)  # another library's may hold None
         ]
         values = {
             **before,
@@ -91,12 +93,12 @@ class Recorder:
         self._sink.event("unrecorded", {"step": number, "updates": updates})
 
 
-def trained(optimizer: Optimizer) -> list[Tensor]:
+def trained(optimizer: Optimizer | Followed) -> list[Tensor]:
     """The parameters, in the order of their groups."""
     return [param for group in optimizer.param_groups for param in group["params"]]
 
 
-def trained_names(optimizer: Optimizer) -> list[str]:
+def trained_names(optimizer: Optimizer | Followed) -> list[str]:
     """Their names."""
     return [name for group in optimizer.param_groups for name in group["param_names"]]
 

@@ -44,18 +44,19 @@ class Run:
         seconds: float | None = None,
     ) -> None:
         self.recipe = bundle.recipe
-        self.optimizer = bundle.optimizer
+        self._loop = bundle.optimizer
+        self.optimizer = bundle.shown
         self._bundle = bundle
         self._progress = progress
         self._writer = writer
-        self._recorder = None if writer is None else Recorder(writer, self.optimizer)
+        self._recorder = None if writer is None else Recorder(writer, self._loop)
         self._saver = saver
         self._started = self._told = time.perf_counter()
         self._seconds = seconds
         self._left: int = self._updates  # by our last step: more of them are somebody else's
         self._replaying = False
         self._closed = False
-        self.optimizer.plan.listener = self._replanned
+        self._loop.plan.listener = self._replanned
 
     @property
     def batches(self) -> int:
@@ -101,9 +102,9 @@ class Run:
         self._tell_of_other_updates()
         before = {} if self._recorder is None else self._recorder.before()
         if scaler is None:
-            returned = self.optimizer.step(closure)
+            returned = self._loop.step(closure)
             loss = returned if loss is None else loss
-            result = self.optimizer.last_step
+            result = self._loop.last_step
             assert result is not None
         else:
             result = self._scaled_step(scaler)
@@ -114,8 +115,8 @@ class Run:
                 progress.begun.clear()
         progress.batches += 1
         self._count(consumed or {})
-        if self.optimizer.last_step is not None:
-            self._begin(self.optimizer.last_step.restarts)
+        if self._loop.last_step is not None:
+            self._begin(self._loop.last_step.restarts)
         self._left = self._updates
         if saver is not None:
             self._save_if_due(saver, result)
@@ -128,7 +129,7 @@ class Run:
             counts["fraction"] = (now - self._told) / self._seconds
             self._told = now
         if counts:
-            self.optimizer.consumed(**counts)
+            self._loop.consumed(**counts)
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -159,7 +160,7 @@ class Run:
 
     @property
     def _updates(self) -> int:
-        return int(self.optimizer.param_groups[0]["updates"])
+        return int(self._loop.param_groups[0]["updates"])
 
     def _check_saved(self, saver: Saver, scaler: torch.amp.GradScaler | None) -> None:
         saver.check()
@@ -225,7 +226,7 @@ class Run:
         here = self._progress, self._recorder, self._left
         try:
             with gone_back(bundle, self._progress, saved) as self._progress:
-                self._recorder, self._left = Recorder(comparison, self.optimizer), self._updates
+                self._recorder, self._left = Recorder(comparison, self._loop), self._updates
                 self._replaying = True
                 drawn = feed(batches, bundle, self.batches)
                 for number in range(self.batches, self.batches + steps):
@@ -246,7 +247,7 @@ class Run:
 
     def extend(self, steps: int, hyperparameter: str = "lr", *, group: Groups = None) -> None:
         """Move the horizon out; see `Plan.extend`."""
-        self.optimizer.plan.extend(steps, hyperparameter, group=group)
+        self._loop.plan.extend(steps, hyperparameter, group=group)
 
     def change_peak(
         self,
@@ -257,7 +258,7 @@ class Run:
         group: Groups = None,
     ) -> None:
         """Another peak from here on; see `Plan.change_peak`."""
-        self.optimizer.plan.change_peak(peak, hyperparameter, old_peak, group=group)
+        self._loop.plan.change_peak(peak, hyperparameter, old_peak, group=group)
 
     def cool_down(
         self,
@@ -269,7 +270,7 @@ class Run:
         group: Groups = None,
     ) -> None:
         """Down to `floor` at `steps`, from here; see `Plan.cool_down`."""
-        self.optimizer.plan.cool_down(steps, shape, floor, hyperparameter, group=group)
+        self._loop.plan.cool_down(steps, shape, floor, hyperparameter, group=group)
 
     def restart(
         self,
@@ -281,7 +282,7 @@ class Run:
     ) -> None:
         """Begin the schedule again with the next update; see `Plan.restart`."""
         self._check_open("restart")
-        self._begin(self.optimizer.plan.restart(state, factor, hyperparameter, group=group))
+        self._begin(self._loop.plan.restart(state, factor, hyperparameter, group=group))
 
     def _replanned(
         self, operation: str, arguments: Mapping[str, Any], changes: Sequence[Replanned]
@@ -294,7 +295,7 @@ class Run:
             )
         if self._recorder is not None:
             self._recorder.replanned(self.batches, operation, changes)
-        self._progress.changes.append(noted(self.optimizer, operation, arguments))
+        self._progress.changes.append(noted(self._loop, operation, arguments))
 
     def finish(
         self,
@@ -327,7 +328,7 @@ class Run:
 
     def _close(self, well: bool) -> None:
         self._closed = True
-        self.optimizer.plan.listener = None
+        self._loop.plan.listener = None
         try:
             if self._saver is not None:
                 self._saver.close(well)
@@ -353,14 +354,14 @@ class Run:
             error.add_note(str(failure))  # the first error is the one to report
 
     def _scaled_step(self, scaler: torch.amp.GradScaler) -> StepResult:
-        self.optimizer.last_step = None
+        self._loop.last_step = None
         scaler.step(self.optimizer)
         scaler.update()
         # The annotation undoes the narrowing: scaler.step may have called optimizer.step.
-        result = cast("StepResult | None", self.optimizer.last_step)
+        result = cast("StepResult | None", self._loop.last_step)
         if result is None:
             result = StepResult(False, self._updates, "the GradScaler found a non-finite gradient")
-            self.optimizer.last_step = result
+            self._loop.last_step = result
         return result
 
     def _begin(self, restarts: tuple[Restarted, ...]) -> None:
