@@ -15,12 +15,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Vector = Literal[
-    "one", "weights", "gradient", "update", "momentum", "second_moment", "last_gradient"
+    "one",
+    "weights",
+    "gradient",
+    "update",
+    "momentum",
+    "second_moment",
+    "last_gradient",
+    "last_update",
+    "gradient_zeros",
+    "second_moment_zeros",
 ]
 """What inner products are taken of, all parameters of a part as one vector: ones, the weights
 before the update, the gradient, the update (weights before − after), the first and second moment
-where the rule keeps them, and, for what needs two evaluations, the gradient of the update before.
-A product with `last_gradient` on either side is taken with the update *before* this one."""
+where the rule keeps them, and, for what needs two evaluations, the gradient and the update of the
+update before this one. `gradient_zeros` is 1 where the gradient is exactly 0, else 0;
+`second_moment_zeros` is 1 where √v ≤ 1e-8. Products with the update are taken after it, all others
+before: a moment beside anything but the update is the one that this gradient has not yet moved."""
 
 Product = tuple[Vector, Vector]
 Memory = dict[str, Any]

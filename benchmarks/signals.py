@@ -1,0 +1,159 @@
+"""What signals cost: training steps with a monitor and without, in turn, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/signals.py [--threads N] [--rounds N] [--only PATTERN]
+
+Two models are trained with torch's AdamW: an MLP of 25,194 parameters (64-256-32-10, batch 64), and a
+transformer of 1.8 M (4 layers of 192, sequences of 64, batch 8). Each round trains some steps
+without a monitor and as many with one; given is the median over rounds of the difference, for each
+step and relative to the step. With one thread it is processor time, which a busy machine disturbs
+less. "one norm" is what a single `_foreach_norm` of the gradients takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import gc
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from rheostat.core.registry import component
+from rheostat.signals.monitor import Monitor
+
+EIGHT = (
+    *("loss_fast", "loss_slow", "loss_slope", "loss_significance", "skip_rate"),
+    *("gradient_norm", "gradient_spike", "gradient_variance", "update_ratio", "momentum_cosine"),
+)
+"""What a run would watch by default: ten signals."""
+MORE = (
+    *EIGHT,
+    *("curvature", "second_moment_mean", "second_moment_spread", "weight_norm", "update_norm"),
+    *("gradient_cosine", "gradient_sparsity", "page_hinkley", "step_time"),
+)
+
+
+def mlp() -> tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]:
+    """The small model, and its loss."""
+    model = nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
+    x, y = torch.randn(64, 64), torch.randint(10, (64,))
+    return model, lambda model: nn.functional.cross_entropy(model(x), y)
+
+
+class Transformer(nn.Module):
+    """A character model: embedding, encoder layers, head."""
+
+    def __init__(self, width: int = 192, layers: int = 4) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(96, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 96)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of the next token."""
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        return self.head(self.layers(self.embedding(tokens), mask=mask, is_causal=True))
+
+
+def transformer() -> tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]:
+    """The larger model, and its loss."""
+    tokens = torch.randint(96, (8, 65))
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        logits = model(tokens[:, :-1])
+        return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    return Transformer(), loss
+
+
+def compare(
+    make: Callable[[], tuple[nn.Module, Callable[[nn.Module], torch.Tensor]]],
+    names: tuple[str, ...],
+    every: int,
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float],
+) -> tuple[float, float, float]:
+    """Seconds of a step, what the monitor adds to it, and that relative to it."""
+    torch.manual_seed(0)
+    model, loss_of = make()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    signals = [component(name, "signal").factory(every=every) for name in names]
+    monitor = Monitor(signals, model, optimizer)
+
+    def train(watched: bool) -> float:
+        started = clock()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            if watched:
+                monitor.before_step()
+            optimizer.step()
+            if watched:
+                monitor.after_step(loss)
+        return (clock() - started) / steps
+
+    for watched in (True, False):
+        train(watched)
+    pairs: list[tuple[float, float]] = []
+    gc.disable()
+    for turn in range(rounds):
+        # Alternately first, so that what comes second is neither.
+        order = (False, True) if turn % 2 else (True, False)
+        found = {watched: train(watched) for watched in order}
+        pairs.append((found[False], found[True]))
+    gc.enable()
+    plain = statistics.median(a for a, _ in pairs)
+    added = statistics.median(b - a for a, b in pairs)
+    return plain, added, statistics.median(b / a - 1 for a, b in pairs)
+
+
+def one_norm(model: nn.Module, clock: Callable[[], float]) -> float:
+    """Seconds that one norm of all gradients takes."""
+    gradients = [torch.randn_like(param) for param in model.parameters()]
+    times: list[float] = []
+    for _ in range(200):
+        started = clock()
+        torch._foreach_norm(gradients)
+        times.append(clock() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--only", default="*")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    clock = time.process_time if given.threads == 1 else time.perf_counter
+    print(f"torch {torch.__version__}, {given.threads} thread(s), {given.rounds} rounds")
+    for name, make, steps in (("mlp", mlp, 96), ("transformer", transformer, 16)):
+        model, _ = make()
+        count = sum(param.numel() for param in model.parameters())
+        print(f"{name}: {count:,} parameters, one norm {1e6 * one_norm(model, clock):.0f} µs")
+        for about, names, every, wanted in (
+            ("ten signals every step", EIGHT, 1, "≤ 60 µs" if name == "mlp" else "≤ 5 %"),
+            ("ten signals every 16", EIGHT, 16, "≤ 2 %" if name == "mlp" else "≤ 1 %"),
+            ("nineteen every step", MORE, 1, ""),
+            ("nineteen every 16", MORE, 16, ""),
+        ):
+            if fnmatch.fnmatch(f"{name} {about}", given.only):
+                plain, added, share = compare(make, names, every, given.rounds, steps, clock)
+                print(
+                    f"  {about:<24} step {1e3 * plain:8.3f} ms  adds {1e6 * added:8.1f} µs"
+                    f"  {100 * share:6.2f} %  {wanted and 'wanted ' + wanted}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
