@@ -57,7 +57,8 @@ class Reading:
 
     def dot(self, a: Vector, b: Vector) -> float:
         """An inner product, in whichever order it was declared."""
-        return self.products.get((a, b), self.products.get((b, a), math.nan))
+        found = self.products.get((a, b))
+        return self.products.get((b, a), math.nan) if found is None else found
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rheostat.core.errors import InputError
 from rheostat.core.signal import Reading, Signal
@@ -24,6 +24,8 @@ from rheostat.signals.products import LAST, Cells, Part, Wanted, needs_both
 
 LAG = 4
 """Steps after which numbers on an accelerator are read."""
+MANY = 1024
+"""Updates of which it is remembered what is due in them; then it begins again."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,17 @@ class Due:
     silent: tuple[tuple[str, Signal], ...] = ()
 
     @cached_property
+    def fresh(self) -> frozenset[str]:
+        """The names of the silent ones."""
+        return frozenset([name for name, _ in self.silent])
+
+    @cached_property
     def idle(self) -> bool:
         """Whether nothing is to be done, for this update or the next."""
         return not (self.signals or self.wanted.gradient or self.wanted.update)
+
+
+_IDLE = Due()
 
 
 @dataclass
@@ -78,7 +88,7 @@ class Monitor:
         self,
         signals: Sequence[str | Signal] | Mapping[str, str | Signal],
         model: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizer | None = None,
         *,
         per: Per = "all",
         lag: int | None = None,
@@ -102,8 +112,9 @@ class Monitor:
         self._accounts = open_accounts(
             self.signals, {key: part.layout.size for key, part in self._parts.items()}
         )
-        self._periods = sorted({s.every for s in self.signals.values() if not _on_report(s)})
-        self._dues: dict[tuple[bool, ...], Due] = {}
+        periods = [signal.every for signal in self.signals.values() if not _on_report(signal)]
+        self._cycle = math.lcm(*periods)
+        self._dues: dict[int, Due] = {}
         self._attempts: deque[Attempt] = deque()
         self._present: tuple[int, Due, list[list[Cells]]] | None = None
         self._activations = self._watch(model)
@@ -143,7 +154,7 @@ class Monitor:
         return self.signals[name].due(self.coming)
 
     def _due_at(self, step: int) -> Due:
-        key = tuple([at % period == 0 for at in (step, step + 1) for period in self._periods])
+        key = step % self._cycle
         if key not in self._dues:
             here, after = (
                 {n: s for n, s in self.signals.items() if not _on_report(s) and s.due(at)}
@@ -151,6 +162,8 @@ class Monitor:
             )
             wanted = Wanted(union(here.values()), union(after.values()))
             silent = tuple((n, s) for n, s in here.items() if not s.reported)
+            if len(self._dues) == MANY:
+                self._dues.clear()
             self._dues[key] = Due(frozenset(here), wanted, silent)
         return self._dues[key]
 
@@ -162,8 +175,7 @@ class Monitor:
         due = self._due_at(coming)
         self._present = None
         if not due.idle:
-            with torch.no_grad():
-                taken = [part.before(due.wanted) for part in self._parts.values()]
+            taken = [part.before(due.wanted) for part in self._parts.values()]
             self._present = coming, due, taken
 
     def after_step(
@@ -188,11 +200,10 @@ class Monitor:
         said = dict(reported) if reported else {}
         if self._activations is not None:
             said |= self._activations.reading()
-        at, due, taken = present or (0, Due(), [])
+        at, due, taken = present or (0, _IDLE, [])
         if taken:
-            with torch.no_grad():
-                for cells, part in zip(taken, self._parts.values(), strict=True):
-                    cells += part.after(due.wanted)
+            for cells, part in zip(taken, self._parts.values(), strict=True):
+                cells += part.after(due.wanted)
         if self.lag:
             flat = [addend for cells in taken for product in cells for addend in product]
             lengths = [[len(product) for product in cells] for cells in taken]
@@ -208,7 +219,7 @@ class Monitor:
         numbers = iter(attempt.numbers.read())
         applied, loss, *said = islice(numbers, 2 + len(attempt.reported))
         sums = [[sum(islice(numbers, n)) for n in lengths] for lengths in attempt.lengths]
-        due = self._due_at(attempt.at) if attempt.at else Due()
+        due = self._due_at(attempt.at) if attempt.at else _IDLE
         self._conclude(due, applied, loss, dict(zip(attempt.reported, said, strict=True)), sums)
 
     def _conclude(
@@ -228,7 +239,7 @@ class Monitor:
                 for name, one in self.signals.items()
                 if said.keys() >= {*one.reported} and (name in due.signals or _on_report(one))
             ]
-        self.fresh = frozenset([name for name, _ in signals])
+        self.fresh = due.fresh if not said else frozenset([name for name, _ in signals])
         if not signals and not sums:
             return
         if "" not in self._parts and sums:

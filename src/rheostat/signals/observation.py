@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import is_
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_, itemgetter
 from typing import Any, Literal
 
 import torch
@@ -68,39 +68,44 @@ class Observation:
 
 
 class _Seen:
-    """One moment of some parameters; what was found last is checked first."""
+    """One moment of some parameters.
+
+    It is asked at every step, so what is looked at first is whether the state holds the very same
+    entries as last time: then only the tensors are taken out of them.
+    """
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, params: list[Tensor], names: tuple[str, ...]
     ) -> None:
         self._optimizer, self._params, self._names = optimizer, params, names
-        self._keys = [names[0]] * len(params)
-        self._last: list[Tensor] = []
+        self._known: list[Mapping[str, Any]] = []
+        """All entries of the state, as they were."""
+        self._entries: list[Mapping[str, Any]] = []
+        self._take: Callable[[Mapping[str, Any]], Tensor] | None = None
 
     def find(self) -> list[Tensor] | None:
-        state = self._optimizer.state
-        last = self._last
-        try:
-            found = [state.get(p, {})[k] for p, k in zip(self._params, self._keys, strict=True)]
-        except KeyError:
-            return self._search()
-        if len(found) != len(last) or not all(map(is_, found, last)):
-            return self._search()
-        return found
+        known = self._known
+        now = [*self._optimizer.state.values()]
+        if self._take is not None and len(now) == len(known) and all(map(is_, now, known)):
+            return [*map(self._take, self._entries)]
+        return self._search(now)
 
-    def _search(self) -> list[Tensor] | None:
+    def _search(self, now: list[Mapping[str, Any]]) -> list[Tensor] | None:
         """Look through all names. A parameter without a gradient may have no state yet."""
         state = self._optimizer.state
         found: list[Tensor] = []
-        for at, param in enumerate(self._params):
+        keys: set[str] = set()
+        for param in self._params:
             entry: dict[str, Any] = state.get(param, {})
             key = next((name for name in self._names if name in entry), None)
             if key is None and param.grad is None:
                 found.append(torch.zeros_like(param))
-                continue
-            if key is None or entry[key].shape != param.shape:
+            elif key is None or entry[key].shape != param.shape:
                 return None
-            self._keys[at] = key
-            found.append(entry[key])
-        self._last = found
+            else:
+                found.append(entry[key])
+                keys.add(key)
+        whole = len(keys) == 1 and all(param in state for param in self._params)
+        self._take = itemgetter(*keys) if whole else None
+        self._known, self._entries = now, [state[p] for p in self._params] if whole else []
         return found

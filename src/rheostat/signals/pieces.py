@@ -8,11 +8,16 @@ that fit the cache are numpy's, whose calls cost a third of torch's; both know `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_address = Tensor.data_ptr
+_layout = attrgetter("layout")
+_in_graph = attrgetter("requires_grad")
 
 GATHER = 2**15
 """Tensors with fewer elements are gathered; above it a call of its own costs less than the copy."""
@@ -113,27 +118,30 @@ class Source:
         self._buffers: list[Buffer] | None = None
         self.large: list[Piece] = []
         """The pieces of the large tensors, in their own memory."""
-        self.pieces: list[Piece] = []
+        self._pieces: list[Piece] = []
 
     def look(self, tensors: list[Tensor]) -> list[Piece]:
         """The pieces of these tensors; those of small ones are copies."""
         if self._buffers is None:
             self._buffers = self._layout.buffers()
-        if self.find(tensors) or not self.pieces:
-            self.pieces = [*[buffer.piece for buffer in self._buffers], *self.large]
+        self.find(tensors)
+        if not self._pieces:
+            self._pieces = [*[buffer.piece for buffer in self._buffers], *self.large]
         self.gather(self._buffers)
-        return self.pieces
+        return self._pieces
 
-    def find(self, tensors: list[Tensor]) -> bool:
-        """Look at these tensors from now on; whether they are others than before."""
+    def find(self, tensors: list[Tensor]) -> None:
+        """Look at these tensors from now on."""
         layout = self._layout
-        addresses = [tensor.data_ptr() for tensor in tensors] if self._steady else None
+        addresses = [*map(_address, tensors)] if self._steady else None
         if addresses is not None and addresses == self._addresses:
-            return False
-        strided = all([tensor.layout is torch.strided for tensor in tensors])  # noqa: C419  (a generator takes three times as long)
-        found = tensors if strided and not layout.complex else [real(t) for t in tensors]
-        flats = [found[i].detach().reshape(-1).to(layout.dtypes[i]) for i in layout.large]
-        self.large = [as_piece(flat) for flat in flats]
+            return
+        self._pieces = []
+        strided = [*map(_layout, tensors)].count(torch.strided) == len(tensors)
+        plain = strided and not layout.complex and not any(map(_in_graph, tensors))
+        found = tensors if plain else [*map(real, tensors)]
+        flats = [found[i].reshape(-1).to(layout.dtypes[i]) for i in layout.large]
+        self.large = [*map(as_piece, flats)]
         self._small = [(None, [found[i] for i in one]) for one in layout.small]
         if self._steady:
             self._small = [(_arrays(tensors), tensors) for _, tensors in self._small]
@@ -143,7 +151,6 @@ class Source:
                 for flat, i in zip(flats, layout.large, strict=True)
             )
             self._addresses = None if copied else addresses
-        return True
 
     def gather(self, buffers: list[Buffer]) -> None:
         """Copy the small tensors into these buffers, one for each set of them."""
@@ -152,7 +159,7 @@ class Source:
 
     def forget(self) -> None:
         """Let go of tensors that are not looked at again."""
-        self.large, self.pieces, self._small, self._addresses = [], [], [], None
+        self.large, self._pieces, self._small, self._addresses = [], [], [], None
 
 
 def _arrays(tensors: list[Tensor]) -> list[Any] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from functools import cached_property, partial
+from operator import attrgetter, is_
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ _ZEROS: dict[Vector, tuple[Vector, float]] = {
     "gradient_zeros": ("gradient", 0.0),
     "second_moment_zeros": ("second_moment", 1e-16),
 }
+
+_gradient = attrgetter("grad")
+_missing = partial(is_, None)
 
 _LOW, _HIGH = 1e-30, 1e38
 """Outside these (the lower one times the number of elements) what float32 lost may count."""
@@ -138,6 +142,7 @@ class Part:
         self.layout = Layout(params)
         self._find_moment = moments
         self._apart = apart
+        self._low = _LOW * self.layout.size
         self._weights = Source(self.layout, steady=True)
         self._gradient = Source(self.layout, steady=False)
         self._moments = {name: Source(self.layout, steady=True) for name in MOMENTS}
@@ -162,7 +167,7 @@ class Part:
         for name in MOMENTS:
             if name in needed:
                 self._see_moment(name)
-        cells = [self._cells(a, b) for a, b in wanted.early]
+        cells = self._products(wanted.early)
         if wanted.update:
             self._weights.find(self.params)
             self._moving.take(self._weights)
@@ -170,7 +175,7 @@ class Part:
         elif "weights" in needed:
             rows["weights"] = self._weights.look(self.params)
         self._inside = True
-        return cells + [self._cells(a, b) for a, b in wanted.held]
+        return cells + self._products(wanted.held)
 
     def after(self, wanted: Wanted) -> list[Cells]:
         """The products of `wanted.late` and `wanted.ahead`."""
@@ -182,7 +187,7 @@ class Part:
                 piece -= now
         for name in wanted.late_moments:
             self._see_moment(name)
-        cells = [self._cells(a, b) for a, b in (*wanted.late, *wanted.ahead)]
+        cells = self._products(wanted.late) + self._products(wanted.ahead)
         if wanted.update:
             spare = self._last.get("last_update")
             self._last["last_update"] = self._moving
@@ -219,16 +224,33 @@ class Part:
     # -- one vector, one product -----------------------------------------------------------------
 
     def _gradients(self) -> list[Tensor]:
-        found = [param.grad for param in self.params]
-        if None in found:
-            pairs = zip(found, self.params, strict=True)
-            return [torch.zeros_like(p) if g is None else g for g, p in pairs]
-        return cast("list[Tensor]", found)
+        found = [*map(_gradient, self.params)]
+        if not any(map(_missing, found)):
+            return found
+        pairs = zip(found, self.params, strict=True)
+        return [torch.zeros_like(p) if _missing(g) else g for g, p in pairs]
 
     def _see_moment(self, name: Vector) -> None:
         found = self._find_moment(name)
         if found is not None:
             self._rows[name] = self._moments[name].look(found)
+
+    def _products(self, products: Sequence[Product]) -> list[Cells]:
+        if not self.layout.host:
+            return [self._cells(a, b) for a, b in products]
+        # What follows is `_cells` for most, without its calls: small models feel each of them.
+        rows, low, found = self._rows, self._low, list[Cells]()
+        for a, b in products:
+            x, y = rows.get(a), rows.get(b)
+            if x is None or y is None:
+                found.append(self._cells(a, b))
+                continue
+            if len(x) == 1:
+                total = float(x[0].dot(y[0]))
+            else:
+                total = sum([float(mine.dot(other)) for mine, other in zip(x, y, strict=True)])
+            found.append([total] if low < abs(total) < _HIGH else [_in_double(x, y)])
+        return found
 
     def _cells(self, a: str, b: str) -> Cells:
         if a == "one" == b:
@@ -236,24 +258,30 @@ class Part:
         if {a, b} == {"update", "weights"}:
             # The weights before are the weights now and the update together.
             return [*self._cells("update", "now"), *self._cells("update", "update")]
+        if "one" in (a, b):
+            x = self._row(a if b == "one" else b)
+            return [math.nan] if x is None else self._sums(x)
         x, y = self._row(a), self._row(b)
         if x is None or y is None:
             return [math.nan]
         if self.layout.host:
-            return [_on_host(x, y, _LOW * self.layout.size)]
-        return [_dot(mine, other) for mine, other in zip(x, y, strict=True)]
+            return [_in_double(x, y)]
+        return [mine.dot(other) for mine, other in zip(x, y, strict=True)]
+
+    def _sums(self, x: list[Piece]) -> Cells:
+        """Sums of elements: numpy's are slower than a product with ones."""
+        cells = [
+            mine.sum() if ones is None else mine.dot(ones)
+            for mine, ones in zip(x, self._ones, strict=True)
+        ]
+        return [sum(map(float, cells))] if self.layout.host else cells
 
     def _row(self, name: str) -> list[Piece] | None:
-        found = self._rows.get(name)
-        if found is not None:
-            return found
-        if name == "one":
-            self._rows[name] = self._ones
-        elif name in _ZEROS:
-            source, least = _ZEROS[name]
-            if source in self._rows:
-                self._rows[name] = [_at_most(piece, least) for piece in self._rows[source]]
-        return self._rows.get(name)
+        if name not in _ZEROS:
+            return self._rows.get(name)
+        source, least = _ZEROS[name]
+        pieces = self._rows.get(source)
+        return None if pieces is None else [_at_most(piece, least) for piece in pieces]
 
     @cached_property
     def _ones(self) -> list[Piece]:
@@ -261,7 +289,7 @@ class Part:
 
 
 def _ones_like(piece: Piece) -> Piece:
-    """Ones; of torch's, which may be large, only a mark, for which the sum stands in."""
+    """Ones; None for torch's, whose own sum is fast."""
     return None if isinstance(piece, Tensor) else np.ones_like(piece)
 
 
@@ -270,21 +298,7 @@ def _at_most(piece: Piece, least: float) -> Piece:
     return small.to(piece.dtype) if isinstance(piece, Tensor) else small.astype(piece.dtype)
 
 
-def _dot(x: Piece, y: Piece) -> Any:
-    if x is None or y is None:
-        return (y if x is None else x).sum()
-    return x.dot(y)
-
-
-def _on_host(x: list[Piece], y: list[Piece], low: float) -> float:
-    total = sum([float(_dot(mine, other)) for mine, other in zip(x, y, strict=True)])
-    if low < abs(total) < _HIGH:
-        return total
-    return sum([_in_double(mine, other) for mine, other in zip(x, y, strict=True)])
-
-
-def _in_double(x: Piece, y: Piece) -> float:
-    wide = [
-        piece if piece is None else torch.as_tensor(piece, dtype=torch.float64) for piece in (x, y)
-    ]
-    return float(_dot(wide[0], wide[1]))
+def _in_double(x: list[Piece], y: list[Piece]) -> float:
+    """The product where float32 may have lost too much, or nobody has looked."""
+    wide = [[torch.as_tensor(piece, dtype=torch.float64) for piece in row] for row in (x, y)]
+    return sum([float(mine.dot(other)) for mine, other in zip(*wide, strict=True)])

@@ -24,28 +24,31 @@ def median(values: Sequence[float]) -> float:
 def deviation(values: Sequence[float]) -> float:
     """The median absolute deviation from the median, of values in rising order.
 
-    The distances of those below the median and of those above it are two rising sequences; the
-    middle of both together is found by halving, in O(log n).
+    The distances of the lower half and of the upper half are two rising sequences; where the
+    middle of both together lies is found by halving, in O(log n).
     """
     middle, n = median(values), len(values)
-    half = n // 2  # those below are values[:half], from the nearest on backwards
-
-    def nth(rank: int) -> float:
-        """The distance with so many smaller ones before it."""
-        low, high = max(0, rank + 1 - (n - half)), min(half, rank + 1)
-        while low < high:  # how many of the rank + 1 nearest lie below
-            below = (low + high) // 2
-            above = rank + 1 - below
-            if middle - values[half - 1 - below] < values[half + above - 1] - middle:
-                low = below + 1
-            else:
-                high = below
-        nearest = [middle - values[half - low]] if low else []
-        if rank + 1 - low:
-            nearest.append(values[half + rank - low] - middle)
-        return max(nearest)
-
-    return nth(half) if n % 2 else (nth(half - 1) + nth(half)) / 2
+    half = n // 2  # the lower half is values[half - 1], values[half - 2] …
+    count = (n + 1) // 2
+    low, high = max(0, count - (n - half)), min(half, count)
+    while low < high:  # how many of the `count` nearest lie in the lower half
+        below = (low + high) // 2
+        if middle - values[half - 1 - below] < values[half + count - below - 1] - middle:
+            low = below + 1
+        else:
+            high = below
+    above = count - low
+    inner = max(
+        middle - values[half - low] if low else 0.0,
+        values[half + above - 1] - middle if above else 0.0,
+    )
+    if n % 2:
+        return inner
+    outer = min(
+        middle - values[half - 1 - low] if low < half else math.inf,
+        values[half + above] - middle if half + above < n else math.inf,
+    )
+    return (inner + outer) / 2
 
 
 @register("signal", "gradient_spike", version=1)
