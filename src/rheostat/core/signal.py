@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 Vector = Literal[
     "one",
@@ -39,8 +40,10 @@ Memory = dict[str, Any]
 them; whatever JSON can hold."""
 
 
-@dataclass(frozen=True)
-class Reading:
+_NONE: Mapping[Any, float] = MappingProxyType({})
+
+
+class Reading(NamedTuple):
     """What one step has to say, in host numbers. What was not measured is NaN."""
 
     step: int
@@ -49,10 +52,10 @@ class Reading:
     loss: float = math.nan
     size: int = 0
     """Elements of the parameters that the products are summed over."""
-    products: Mapping[Product, float] = field(default_factory=dict[Product, float])
-    reported: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What the training loop said beside the loss: "validation", "micro_squares" …"""
-    signals: Mapping[str, float] = field(default_factory=dict[str, float])
+    products: Mapping[Product, float] = _NONE
+    reported: Mapping[str, float] = _NONE
+    """What the training loop said beside the loss: "validation", "small_square" …"""
+    signals: Mapping[str, float] = _NONE
     """The latest value of the signals that are measured before this one."""
 
     def dot(self, a: Vector, b: Vector) -> float:

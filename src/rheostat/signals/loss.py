@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, Positive
 from rheostat.core.registry import register
 from rheostat.core.signal import Memory, Reading, Signal
-from rheostat.signals.averages import empty, follow, keep
+from rheostat.signals.averages import empty, follow, keep, ratio
 
 FREE = "arithmetic on the loss"
-
-Factors = tuple[float, float]
 
 
 def _average(span: float, every: int) -> Signal:
@@ -50,31 +48,52 @@ def loss_slow(span: Positive = 200.0, every: Count = 1) -> Signal:
     return _average(span, every)
 
 
-def _trend(
-    reading: Reading, memory: Memory, fast: float, slow: float, every: int, factors: Factors
-) -> tuple[float, float]:
-    """The slope, and its standard error, after this loss."""
-    loss = reading.loss
-    # Of either average: the sum of weights, the mean, the sum of weights times ages. Then the sums
-    # of squared weights, of the fast one, the slow one and both; the noise and its weight.
-    wf, mf, af, ws, ms, as_, qf, qs, qb, noise, wn = memory["sums"]
-    before, passed = memory["before"], reading.step - memory["step"]
-    f, s = factors if passed == every else (math.exp(-passed / fast), math.exp(-passed / slow))
-    af, as_ = f * (af + passed * wf), s * (as_ + passed * ws)
-    wf, ws = f * wf + 1.0, s * ws + 1.0
-    mf += (loss - mf) / wf
-    ms += (loss - ms) / ws
-    qf, qs, qb = f * f * qf + 1.0, s * s * qs + 1.0, f * s * qb + 1.0
-    if before is not None:
-        wn = s * wn + 1.0
-        noise += (0.5 * (loss - before) ** 2 - noise) / wn
-    memory["sums"] = [wf, mf, af, ws, ms, as_, qf, qs, qb, noise, wn]
-    memory["before"], memory["step"] = loss, reading.step
-    apart = as_ / ws - af / wf
-    if apart <= 0.0:
-        return math.nan, math.nan
-    weights = qf / wf**2 + qs / ws**2 - 2 * qb / (wf * ws)
-    return (mf - ms) / apart, math.sqrt(max(noise * weights, 0.0)) / apart
+class _Trend:
+    """A fast and a slow average of the loss, in a signal's memory."""
+
+    def __init__(self, fast: float, slow: float, every: int) -> None:
+        if slow <= fast:
+            raise InputError(f"slow={slow}: should be more than fast={fast}")
+        self._spans, self._every = (fast, slow), every
+        self._factors = keep(fast, every), keep(slow, every)
+
+    @staticmethod
+    def start() -> dict[str, Any]:
+        """What a memory starts from."""
+        return {"averages": [0.0] * 6, "step": 0, "squares": [0.0] * 3, "noise": [0.0, 0.0, None]}
+
+    def follow(self, reading: Reading, memory: Memory) -> tuple[float, float, float, float]:
+        """Take the loss in: the slope, the difference of the mean ages, and the factors by which
+        older weights have fallen."""
+        passed = reading.step - memory["step"]
+        fast, slow = self._factors
+        if passed != self._every:
+            fast, slow = (math.exp(-passed / span) for span in self._spans)
+        memory["step"] = reading.step
+        # Of either average the sum of weights, the mean, and the sum of weights times ages.
+        w, mean, age, wide, level, old = memory["averages"]
+        age, old = fast * (age + passed * w), slow * (old + passed * wide)
+        w, wide = fast * w + 1.0, slow * wide + 1.0
+        mean += (reading.loss - mean) / w
+        level += (reading.loss - level) / wide
+        memory["averages"] = [w, mean, age, wide, level, old]
+        apart = old / wide - age / w
+        return (mean - level) / apart if apart > 0.0 else math.nan, apart, fast, slow
+
+    def error(self, loss: float, memory: Memory, apart: float, fast: float, slow: float) -> float:
+        """The standard error of that slope."""
+        w, _, _, wide, _, _ = memory["averages"]
+        # The sums of squared weights: of the fast average, the slow one, and of both multiplied.
+        a, b, both = memory["squares"]
+        a, b, both = fast * fast * a + 1.0, slow * slow * b + 1.0, fast * slow * both + 1.0
+        memory["squares"] = [a, b, both]
+        noise, seen, before = memory["noise"]
+        if before is not None:
+            seen = slow * seen + 1.0
+            noise += (0.5 * (loss - before) ** 2 - noise) / seen
+        memory["noise"] = [noise, seen, loss]
+        weights = a / w**2 + b / wide**2 - 2.0 * both / (w * wide)
+        return math.sqrt(max(noise * weights, 0.0)) / apart if apart > 0.0 else math.nan
 
 
 @register("signal", "loss_slope", version=1)
@@ -88,7 +107,13 @@ def loss_slope(fast: Positive = 20.0, slow: Positive = 200.0, every: Count = 1) 
     slow: the same of the slow average; more than `fast`.
     every: updates from one measurement to the next.
     """
-    return _from_trend("loss per update", fast, slow, every, lambda slope, error: slope)
+    trend = _Trend(fast, slow, every)
+
+    def measure(reading: Reading, memory: Memory) -> float:
+        return trend.follow(reading, memory)[0] if math.isfinite(reading.loss) else math.nan
+
+    unit = "loss per update"
+    return Signal(measure, unit=unit, cost=FREE, every=every, memory=trend.start())
 
 
 @register("signal", "loss_significance", version=1)
@@ -105,24 +130,13 @@ def loss_significance(fast: Positive = 20.0, slow: Positive = 200.0, every: Coun
     slow: the same of the slow average; more than `fast`.
     every: updates from one measurement to the next.
     """
-    return _from_trend("standard errors", fast, slow, every, _over)
-
-
-def _over(slope: float, error: float) -> float:
-    return slope / error if error > 0 else math.nan
-
-
-def _from_trend(
-    unit: str, fast: float, slow: float, every: int, choose: Callable[[float, float], float]
-) -> Signal:
-    if slow <= fast:
-        raise InputError(f"slow={slow}: should be more than fast={fast}")
-    factors = keep(fast, every), keep(slow, every)
+    trend = _Trend(fast, slow, every)
 
     def measure(reading: Reading, memory: Memory) -> float:
         if not math.isfinite(reading.loss):
             return math.nan
-        return choose(*_trend(reading, memory, fast, slow, every, factors))
+        slope, *rest = trend.follow(reading, memory)
+        return ratio(slope, trend.error(reading.loss, memory, *rest))
 
-    start = {"sums": [0.0] * 11, "before": None, "step": 0}
-    return Signal(measure, unit=unit, cost=FREE, every=every, memory=start)
+    unit = "standard errors"
+    return Signal(measure, unit=unit, cost=FREE, every=every, memory=trend.start())

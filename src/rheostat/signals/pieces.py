@@ -17,7 +17,6 @@ from torch import Tensor
 
 _address = Tensor.data_ptr
 _layout = attrgetter("layout")
-_in_graph = attrgetter("requires_grad")
 
 GATHER = 2**15
 """Tensors with fewer elements are gathered; above it a call of its own costs less than the copy."""
@@ -57,13 +56,15 @@ class Buffer:
             part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)
         ]
         self.piece = as_piece(flat)
+        self._still = torch.no_grad()  # making one takes as long as copying a small tensor
 
     def fill(self, arrays: list[Any] | None, tensors: list[Tensor]) -> None:
         """Copy the tensors in; from numpy's views of them where there are some."""
         if arrays is not None and not isinstance(self.piece, Tensor):
             np.concatenate(arrays, out=self.piece)
         else:
-            torch._foreach_copy_(self.views, tensors)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]  (one call for all)
+            with self._still:
+                torch._foreach_copy_(self.views, tensors)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]  (one call for all)
 
 
 class Layout:
@@ -83,6 +84,7 @@ class Layout:
             sets.setdefault((self.devices[i], self.dtypes[i]), []).append(i)
         self.small = list(sets.values())
         """Those that are gathered, by device and type: the positions of each set."""
+        self.one = len(self.small) == 1 and not self.large
 
     def buffers(self) -> list[Buffer]:
         """Memory for the small tensors of one vector."""
@@ -138,11 +140,14 @@ class Source:
             return
         self._pieces = []
         strided = [*map(_layout, tensors)].count(torch.strided) == len(tensors)
-        plain = strided and not layout.complex and not any(map(_in_graph, tensors))
-        found = tensors if plain else [*map(real, tensors)]
-        flats = [found[i].reshape(-1).to(layout.dtypes[i]) for i in layout.large]
+        found = tensors if strided and not layout.complex else [*map(real, tensors)]
+        flats = [found[i].detach().reshape(-1).to(layout.dtypes[i]) for i in layout.large]
         self.large = [*map(as_piece, flats)]
-        self._small = [(None, [found[i] for i in one]) for one in layout.small]
+        self._small = (
+            [(None, found)]
+            if layout.one
+            else [(None, [found[i] for i in one]) for one in layout.small]
+        )
         if self._steady:
             self._small = [(_arrays(tensors), tensors) for _, tensors in self._small]
             # What is a copy is stale by the next step.
