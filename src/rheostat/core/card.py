@@ -37,7 +37,7 @@ LABELS: Mapping[str, str] = {
 }
 """Label in the docstring -> heading where the card is shown."""
 
-_DESCRIBED = ("optimizer", "schedule", "workload")
+_DESCRIBED = ("optimizer", "schedule", "signal", "workload")
 """Kinds of which ours say what each argument means. A transform's is in its formula."""
 
 Interval = tuple[float, float]

@@ -17,6 +17,8 @@ SHELVES: Mapping[str, str] = {
     "optimizer": "rheostat.optimizers",
     "transform": "rheostat.transforms",
     "schedule": "rheostat.schedules",
+    "signal": "rheostat.signals",
+    "controller": "rheostat.regimes",
     "workload": "rheostat.lab.workloads",
 }
 """Kind -> the package whose files hold components of that kind."""

@@ -1,0 +1,202 @@
+"""The Controller shape: measurements in, decisions out.
+
+A controller touches nothing. It reads the signals that it needs and returns decisions; the arbiter
+(`rheostat.regimes.arbiter`) is the only one that changes anything, and keeps an account of each.
+Every decision is taken after a step, from what was measured up to it, and takes effect with the
+next: so it can be replayed, and no accelerator has to wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, cast
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.signal import Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every decision has: `reason` in words, with the numbers that triggered it in
+    `evidence`, and the param group that it is about, None for all of them."""
+
+    kind: ClassVar[str]
+
+    reason: str
+    evidence: Mapping[str, float] = field(default_factory=dict[str, float])
+    group: int | None = None
+
+    def written(self) -> dict[str, Any]:
+        """As plain values, for the record; `read` takes it back."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Request):
+    """Multiply the regime's factor on a hyperparameter; on a momentum or a beta it acts on 1 − β.
+
+    `trial` asks that it be measured against the forecast without it, and undone if it did not
+    help; the arbiter makes a trial of whatever is large, asked or not.
+    """
+
+    kind = "scale"
+    hyperparameter: str
+    factor: float
+    trial: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move(Request):
+    """Bring a hyperparameter that is a share in [0, 1] (the weight of a blend) to a value, in
+    equal steps over so many updates."""
+
+    kind = "move"
+    hyperparameter: str
+    to: float
+    over: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit(Request):
+    """From now on, skip updates whose gradient's global norm is above this; infinity lifts it."""
+
+    kind = "limit"
+    norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restart(Request):
+    """Begin the learning rate's schedule again; `state` as in `Plan.restart`."""
+
+    kind = "restart"
+    state: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollBack(Request):
+    """Put back the newest known-good weights, optimizer and schedules that are at least `before`
+    updates old; the position in the data stays."""
+
+    kind = "roll_back"
+    before: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grow(Request):
+    """Multiply the batch: by accumulation where the optimizer does it, or as the loop reads it."""
+
+    kind = "grow"
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor(Request):
+    """Take the present weights as the reference that they are pulled towards from now on."""
+
+    kind = "anchor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop(Request):
+    """Training should end; `run.step` says so, and whoever owns the loop decides."""
+
+    kind = "stop"
+
+
+Decision = Scale | Move | Limit | Restart | RollBack | Grow | Anchor | Stop
+
+_KINDS: Mapping[str, type[Decision]] = {
+    one.kind: one for one in (Scale, Move, Limit, Restart, RollBack, Grow, Anchor, Stop)
+}
+
+
+def read(written: Mapping[str, Any]) -> Decision:
+    """The decision that `written()` gave. Raises InputError for what is none."""
+    fields = dict(written)
+    kind = fields.pop("kind", None)
+    if kind not in _KINDS:
+        raise InputError(f"a decision of the kind {kind!r}; {nearest(str(kind), _KINDS)}")
+    try:
+        return _KINDS[kind](**fields)
+    except TypeError as error:
+        raise InputError(f"a decision of the kind {kind!r}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a controller sees after a step: `now["loss_slope"]` is a signal's latest value, NaN
+    where there is none."""
+
+    step: int
+    """Updates applied so far."""
+    applied: bool
+    loss: float
+    signals: Mapping[str, float]
+    fresh: frozenset[str] = frozenset()
+    """The signals that were measured in this very step."""
+    factors: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The regime's present factor on each hyperparameter; 1 where it leaves the schedule alone."""
+    planned: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What the schedule says of each hyperparameter, for the coming update."""
+    reason: str | None = None
+    """Why the step was not applied."""
+
+    def __getitem__(self, signal: str) -> float:
+        return self.signals.get(signal, math.nan)
+
+    def evidence(self, *signals: str) -> dict[str, float]:
+        """These signals with their values, for a decision."""
+        return {name: self[name] for name in signals}
+
+
+Decide = Callable[[Now, Memory], Decision | Sequence[Decision] | None]
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A small rule that watches signals and asks for changes.
+
+    Attributes:
+        decide: what it sees now and its memory, which it may write -> decisions.
+        needs: the signals that it reads; it is asked only where at least one of them is fresh and
+            none is missing.
+        acts_on: the hyperparameters that it may scale or move.
+        memory: what it starts from: plain values, saved with the run.
+        priority: where two want opposite things of one hyperparameter in one step, the higher one
+            is heard. Safety is 100, stability 50, progress 10.
+        name, arguments: who made it, as the registry stamps it.
+    """
+
+    decide: Decide
+    needs: tuple[str, ...] = ()
+    acts_on: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    priority: int = 10
+    name: str = "a controller"
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def stamped(
+        self, component: str, arguments: Mapping[str, Any], numbers: set[str]
+    ) -> Controller:
+        """The controller, marked with the component that made it."""
+        del numbers
+        return replace(self, name=component, arguments=arguments)
+
+    def asked(self, now: Now, memory: Memory) -> tuple[Decision, ...]:
+        """What it decides, as a tuple.
+
+        Raises InputError where it wants to change what it has not declared, or returns no decision.
+        """
+        found = self.decide(now, memory)
+        many = () if found is None else found if isinstance(found, Sequence) else (found,)
+        for one in many:
+            if not isinstance(cast("object", one), Request):
+                raise InputError(f"{self.name} returned {one!r}, which is no decision")
+            if isinstance(one, Scale | Move) and one.hyperparameter not in self.acts_on:
+                raise InputError(
+                    f"{self.name} wants to change {one.hyperparameter!r}; it declares "
+                    f"acts_on={self.acts_on}"
+                )
+        return tuple(many)

@@ -1,0 +1,340 @@
+"""`Monitor`: the signals of a training run, measured in one pass around each update."""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rheostat.core.errors import InputError
+from rheostat.core.signal import Reading, Signal
+from rheostat.signals.accounts import open_accounts, union
+from rheostat.signals.activations import Activations
+from rheostat.signals.late import Numbers
+from rheostat.signals.observation import Observation, Per
+from rheostat.signals.order import named
+from rheostat.signals.products import LAST, Cells, Part, Wanted, needs_both
+
+LAG = 4
+"""Steps after which numbers on an accelerator are read."""
+MANY = 1024
+"""Updates of which it is remembered what is due in them; then it begins again."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is measured in one update: the signals by name, what is taken for them, and those of
+    the signals that need no report."""
+
+    signals: frozenset[str] = frozenset()
+    wanted: Wanted = Wanted()
+    silent: tuple[tuple[str, Signal], ...] = ()
+
+    @cached_property
+    def fresh(self) -> frozenset[str]:
+        """The names of the silent ones."""
+        return frozenset([name for name, _ in self.silent])
+
+    @cached_property
+    def idle(self) -> bool:
+        """Whether nothing is to be done, for this update or the next."""
+        return not (self.signals or self.wanted.gradient or self.wanted.update)
+
+
+_IDLE = Due()
+
+
+@dataclass
+class Attempt:
+    """One step whose numbers have not been read. `at` is the update that it tried to make, 0 where
+    nothing was due in it."""
+
+    at: int
+    reported: tuple[str, ...]
+    lengths: list[list[int]]
+    """Part by part, product by product: of how many numbers it is the sum."""
+    numbers: Numbers
+    """Whether there was an update, the loss, what was reported, and all products' addends."""
+
+
+class Monitor:
+    """Measures signals around each update of an optimizer, any of torch's kind.
+
+    Call `before_step()` once the gradients are there (clipped, unscaled, as the optimizer will see
+    them), and `after_step(loss)` once it has stepped; that returns the latest values. On an
+    accelerator nothing waits: they are those of `lag` steps ago.
+
+    Args:
+        signals: names of signals, or signals; as a mapping, under names of your own.
+        model, optimizer: whose they are; neither is needed for what lives on the loss alone.
+        per: besides over all parameters, measure what is made of inner products by param "group"
+            or by "parameter": values "gradient_norm[0]", "gradient_norm[head.weight]".
+        lag: steps between taking numbers and reading them; by default 0 where all parameters are
+            on the CPU, else 4.
+
+    Raises:
+        InputError: an unknown signal, a name given twice, one that needs what is not there, a
+            circle, inner products without an optimizer, activations without a model.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[str | Signal] | Mapping[str, str | Signal],
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        *,
+        per: Per = "all",
+        lag: int | None = None,
+    ) -> None:
+        if per not in ("all", "group", "parameter"):
+            raise InputError(f"per={per!r}: should be 'all', 'group' or 'parameter'")
+        self.signals: Mapping[str, Signal] = named(signals)
+        self.step = 0
+        """Updates applied, of those steps that have been read."""
+        self.fresh: frozenset[str] = frozenset()
+        """The signals that were measured in the step that was read last."""
+        self.reading = Reading(0, applied=False)
+        """What the last step with a measurement had to say, over all parameters."""
+        self.values: Mapping[str, float] = {}
+        """The latest value of each signal; another mapping after each measurement."""
+        self._optimizer = optimizer
+        self._observed = None if optimizer is None else Observation(optimizer, model)
+        self._parts = self._make_parts(per)
+        host = all(part.layout.host for part in self._parts.values())
+        self.lag = (0 if host else LAG) if lag is None else lag
+        self._accounts = open_accounts(
+            self.signals, {key: part.layout.size for key, part in self._parts.items()}
+        )
+        periods = [signal.every for signal in self.signals.values() if not _on_report(signal)]
+        self._cycle = math.lcm(*periods)
+        self._dues: dict[int, Due] = {}
+        self._attempts: deque[Attempt] = deque()
+        self._present: tuple[int, Due, list[list[Cells]]] | None = None
+        self._activations = self._watch(model)
+        self._show()
+
+    def _make_parts(self, per: Per) -> dict[str, Part]:
+        products = union(self.signals.values())
+        if not products:
+            return {}
+        seen = self._observed
+        if seen is None:
+            name = next(name for name, signal in self.signals.items() if signal.products)
+            raise InputError(f"the signal {name} is made of inner products; give optimizer=")
+        apart = needs_both(products)
+        return {
+            key: Part([seen.params[i] for i in at], seen.moments(at), apart)
+            for key, at in seen.parts(per).items()
+        }
+
+    def _watch(self, model: nn.Module | None) -> Activations | None:
+        names = [n for n, s in self.signals.items() if {*s.reported} & {*Activations.REPORTS}]
+        if not names:
+            return None
+        if model is None:
+            raise InputError(f"the signal {names[0]} looks at activations; give model=")
+        return Activations(model, lambda: any(self.due(name) for name in names))
+
+    # -- what is due -----------------------------------------------------------------------------
+
+    @property
+    def coming(self) -> int:
+        """The update that the next step makes, if all before it are applied."""
+        return self.step + len(self._attempts) + 1
+
+    def due(self, name: str) -> bool:
+        """Whether a signal is measured in the coming update."""
+        return self.signals[name].due(self.coming)
+
+    def _due_at(self, step: int) -> Due:
+        key = step % self._cycle
+        if key not in self._dues:
+            here, after = (
+                {n: s for n, s in self.signals.items() if not _on_report(s) and s.due(at)}
+                for at in (step, step + 1)
+            )
+            wanted = Wanted(union(here.values()), union(after.values()))
+            silent = tuple((n, s) for n, s in here.items() if not s.reported)
+            if len(self._dues) == MANY:
+                self._dues.clear()
+            self._dues[key] = Due(frozenset(here), wanted, silent)
+        return self._dues[key]
+
+    # -- around a step ---------------------------------------------------------------------------
+
+    def before_step(self) -> None:
+        """Look at gradients, weights and moments, as far as something is due."""
+        coming = self.coming
+        due = self._due_at(coming)
+        self._present = None
+        if not due.idle:
+            taken = [part.before(due.wanted) for part in self._parts.values()]
+            self._present = coming, due, taken
+
+    def after_step(
+        self,
+        loss: Tensor | float = math.nan,
+        *,
+        applied: Tensor | bool | None = None,
+        reported: Mapping[str, Tensor | float] | None = None,
+    ) -> Mapping[str, float]:
+        """Look at the update, measure what is due, and return the latest value of every signal.
+
+        Args:
+            loss: of this step.
+            applied: whether there was an update; by default what the optimizer's `last_step` says
+                where it can be read without waiting, and else yes.
+            reported: what else the loop knows: {"validation": 0.31}.
+        """
+        present, self._present = self._present, None
+        if applied is None:
+            last = None if self.lag else getattr(self._optimizer, "last_step", None)
+            applied = True if last is None else bool(last.applied)
+        said = dict(reported) if reported else {}
+        if self._activations is not None:
+            said |= self._activations.reading()
+        at, due, taken = present or (0, _IDLE, [])
+        if taken:
+            for cells, part in zip(taken, self._parts.values(), strict=True):
+                cells += part.after(due.wanted)
+        if self.lag:
+            flat = [addend for cells in taken for product in cells for addend in product]
+            lengths = [[len(product) for product in cells] for cells in taken]
+            numbers = Numbers([applied, loss, *said.values(), *flat])
+            self._attempts.append(Attempt(at, tuple(said), lengths, numbers))
+            if len(self._attempts) > self.lag:
+                self._read(self._attempts.popleft())
+        else:
+            self._conclude(due, applied, loss, said, [[c[0] for c in cells] for cells in taken])
+        return self.values
+
+    def _read(self, attempt: Attempt) -> None:
+        numbers = iter(attempt.numbers.read())
+        applied, loss, *said = islice(numbers, 2 + len(attempt.reported))
+        sums = [[sum(islice(numbers, n)) for n in lengths] for lengths in attempt.lengths]
+        due = self._due_at(attempt.at) if attempt.at else _IDLE
+        self._conclude(due, applied, loss, dict(zip(attempt.reported, said, strict=True)), sums)
+
+    def _conclude(
+        self,
+        due: Due,
+        applied: Tensor | float,
+        loss: Tensor | float,
+        said: Mapping[str, Tensor | float],
+        sums: list[list[float]],
+    ) -> None:
+        """One step's numbers, all of which the host has, become signals."""
+        self.step += bool(applied)
+        signals = due.silent
+        if said:
+            signals = [
+                (name, one)
+                for name, one in self.signals.items()
+                if said.keys() >= {*one.reported} and (name in due.signals or _on_report(one))
+            ]
+        self.fresh = due.fresh if not said else frozenset([name for name, _ in signals])
+        if not signals and not sums:
+            return
+        if "" not in self._parts and sums:
+            sums = [[sum(column) for column in zip(*sums, strict=True)], *sums]
+        facts = self.step, bool(applied), _number(loss)
+        reported = {name: _number(value) for name, value in said.items()}
+        whole = self._accounts[0].values = dict(self._accounts[0].values)
+        for at, account in enumerate(self._accounts):
+            products = account.products(due.wanted, sums[at]) if sums else {}
+            if at == 0:
+                reading = Reading(*facts, account.size, products, reported, whole)
+                account.measure(signals, reading)
+                self.reading = reading
+            else:
+                seen = ChainMap(account.values, whole)
+                reading = Reading(*facts, account.size, products, reported, seen)
+                account.measure([pair for pair in signals if pair[1].products], reading)
+        self._show()
+
+    def _show(self) -> None:
+        self.values = self._accounts[0].values
+        if len(self._accounts) > 1:
+            self.values = {
+                account.label(name): value
+                for account in self._accounts
+                for name, value in account.values.items()
+            }
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a monitor of the same signals goes on from, to the same bits.
+
+        "memory" holds plain values, whatever JSON can; "tensors" those of the last update that the
+        coming one needs, as "last_update.NAME". On an accelerator it waits for what is on its way.
+        """
+        waiting = [
+            {
+                "at": attempt.at,
+                "reported": list(attempt.reported),
+                "lengths": attempt.lengths,
+                "numbers": attempt.numbers.read(),
+            }
+            for attempt in self._attempts
+        ]
+        accounts = {account.key: account.written() for account in self._accounts}
+        memory = {"step": self.step, "fresh": sorted(self.fresh), "accounts": accounts}
+        tensors: dict[str, Tensor] = {}
+        wanted = self._due_at(self.coming - 1).wanted
+        for names, part in self._named_parts():
+            for vector, found in part.kept(wanted).items():
+                pairs = zip(names, found, strict=True)
+                tensors |= {f"{vector}.{name}": tensor.clone() for name, tensor in pairs}
+        return {"memory": {**memory, "waiting": waiting}, "tensors": tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            InputError: it is of other signals, parts or parameters.
+        """
+        memory = state["memory"]
+        known = {account.key: account for account in self._accounts}
+        if set(memory["accounts"]) != set(known):
+            raise InputError("the saved monitor measured other parts; give it the same per=")
+        for key, saved in memory["accounts"].items():
+            known[key].put_back(saved)
+        self.step, self.fresh = memory["step"], frozenset(memory["fresh"])
+        self._attempts = deque(
+            Attempt(one["at"], tuple(one["reported"]), one["lengths"], Numbers(one["numbers"]))
+            for one in memory["waiting"]
+        )
+        tensors: Mapping[str, Tensor] = state["tensors"]
+        for names, part in self._named_parts():
+            kept = {vector: [tensors.get(f"{vector}.{n}") for n in names] for vector in LAST}
+            part.put_back(kept)
+        self._show()
+
+    def _named_parts(self) -> list[tuple[list[str], Part]]:
+        seen = self._observed
+        if seen is None:
+            return []
+        name_of = {id(param): name for param, name in zip(seen.params, seen.names, strict=True)}
+        return [([name_of[id(p)] for p in part.params], part) for part in self._parts.values()]
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        if self._activations is not None:
+            self._activations.close()
+
+
+def _on_report(signal: Signal) -> bool:
+    """Whether it waits for a report and nothing else, and so is due whenever that comes."""
+    return bool(signal.reported) and not signal.products
+
+
+def _number(value: Tensor | float) -> float:
+    return value.item() if isinstance(value, Tensor) else float(value)

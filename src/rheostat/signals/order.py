@@ -1,0 +1,58 @@
+"""Which signals a monitor has: made, named, and each behind those that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.registry import component
+from rheostat.core.signal import Signal
+
+
+def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[str, Signal]:
+    """Signals by the name that their values go under, each behind those that it needs.
+
+    A signal in a list goes under the name of its component, one in a mapping under its key.
+
+    Raises:
+        InputError: an unknown signal, a name given twice, a needed one that is not there, a circle.
+    """
+    if isinstance(signals, Mapping):
+        given = list(signals.items())
+    elif isinstance(cast("object", signals), str | Signal):
+        raise InputError("the monitor takes a list of signals; put it in [ ]")
+    else:
+        given = [(_name(one), one) for one in signals]
+    made: dict[str, Signal] = {}
+    for name, one in given:
+        if name in made:
+            raise InputError(
+                f"two signals are named {name!r}; give them as a mapping, each under its own name"
+            )
+        made[name] = component(one, "signal").factory() if isinstance(one, str) else one
+    for name, signal in made.items():
+        for need in signal.needs:
+            if need not in made:
+                raise InputError(f"the signal {name} needs {need!r}; {nearest(need, made)}")
+    ordered: dict[str, Signal] = {}
+    for name in made:
+        _place(name, made, ordered, ())
+    return ordered
+
+
+def _name(one: str | Signal) -> str:
+    return (one if isinstance(one, str) else one.name).partition("@")[0]
+
+
+def _place(
+    name: str, made: Mapping[str, Signal], ordered: dict[str, Signal], above: tuple[str, ...]
+) -> None:
+    if name in above:
+        circle = " → ".join((*above[above.index(name) :], name))
+        raise InputError(f"signals need one another in a circle: {circle}")
+    if name in ordered:
+        return
+    for need in made[name].needs:
+        _place(need, made, ordered, (*above, name))
+    ordered[name] = made[name]
