@@ -146,7 +146,9 @@ def test_factors_keep_their_bounds_their_pace_and_the_budget(
         assert 0 <= regime.arbiter.spent <= terms.budget
         assert 1 <= regime.actuator.growth <= terms.growth
         for account in accounts:
-            assert Account.read(json.loads(json.dumps(account.written(), allow_nan=False))) == account
+            assert (
+                Account.read(json.loads(json.dumps(account.written(), allow_nan=False))) == account
+            )
     assert all(math.isfinite(f) for f in hands.factors.values())
 
 

@@ -20,7 +20,7 @@ def adaptive_clipping(
     percentile: Annotated[float, at.Gt(0), at.Le(100)] = 90.0,
     window: Annotated[int, at.Ge(20), at.Le(10_000)] = 200,
     every: Count = 25,
-    band: Positive = 0.1,
+    band: Positive = 0.25,
 ) -> Controller:
     """Set max_norm by the gradient norms seen so far.
 
@@ -40,7 +40,7 @@ def adaptive_clipping(
     percentile: of the norms. Usual [5, 99]: more clips less.
     window: norms that count. Usual [50, 1000] updates: longer is steadier and slower to follow.
     every: steps from one look to the next. Usual [10, 200] steps: longer lags more.
-    band: octaves off that do not matter. Usual [0.05, 0.5] octaves: less acts more often.
+    band: octaves off that do not matter. Usual [0.1, 1] octaves: less acts more often.
     """
 
     def decide(now: Now, memory: Memory) -> Scale | None:

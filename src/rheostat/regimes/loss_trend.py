@@ -17,7 +17,7 @@ def loss_trend(
     up: Annotated[float, at.Gt(1), at.Le(2)] = 1.25,
     down: Annotated[float, at.Gt(0), at.Lt(1)] = 0.5,
     every: Count = 50,
-    z: Positive = 4.0,
+    z: Positive = 5.0,
     most: Annotated[float, at.Ge(1)] = 8.0,
 ) -> Controller:
     """Raise the learning rate while the loss falls, lower it where it rises.

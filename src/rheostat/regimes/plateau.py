@@ -21,7 +21,7 @@ Factor = Annotated[float, at.Gt(0), at.Lt(1)]
 def plateau(
     factor: Factor = 0.5,
     window: Window = 100,
-    patience: Count = 4,
+    patience: Count = 10,
     resume: Count = 4,
     z: NonNegative = 2.0,
     watch: str = "loss",
@@ -48,7 +48,8 @@ def plateau(
      and costs more where it was wrong.
     window: losses that are compared at a time. Usual [50, 1000] updates: longer sees less through
      more noise.
-    patience: windows that are no better before it acts. Usual [2, 10] windows: more is surer.
+    patience: windows that are no better before it acts. Usual [4, 20] windows: more
+     is surer, and later.
     resume: better windows in a row before a lowering is taken back. Usual [2, 20] windows: more
      keeps a lowering that helped for longer.
     z: what is better or worse, in standard errors. Usual [1.5, 4]: more asks for clearer progress.

@@ -20,7 +20,7 @@ Window = Annotated[int, at.Ge(48), at.Le(10_000)]
 @register("controller", "restart_trigger", version=1)
 def restart_trigger(
     window: Window = 200,
-    patience: Count = 4,
+    patience: Count = 10,
     rising: Positive = 3.5,
     z: Positive = 2.0,
     spacing: Count = 2000,
@@ -42,7 +42,7 @@ def restart_trigger(
     Source: restarts: Loshchilov & Hutter 2017 (arXiv:1608.03983); the trend: Kendall 1938.
     window: losses that are compared at a time. Usual [50, 2000] updates: longer sees less through
      more noise.
-    patience: windows without progress. Usual [2, 10] windows: more is surer, later.
+    patience: windows without progress. Usual [4, 20] windows: more is surer, and later.
     rising: deviations of the gradients' trend; 4.5 is the largest there is. Usual [2.5, 4.5]: more
      is surer.
     z: what is better, in standard errors. Usual [1.5, 4]: more asks for clearer progress.

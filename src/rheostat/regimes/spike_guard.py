@@ -25,6 +25,10 @@ _RECENT = 5
 """Losses whose median is compared: one batch may be hard."""
 _FLOOR = 0.01
 """Of the losses' spread, as a part of their median: a loss without noise may move a little."""
+_LEARN = 8
+"""Calm steps after which thresholds are found anew: medians are dear, and move slowly."""
+_LARGEST = 700.0
+"""Of a logarithm, whose number a float still holds."""
 _LOWERINGS = 3
 _JUMP = 1.5
 
@@ -78,10 +82,11 @@ def spike_guard(
     def _escalate(
         now: Now, memory: Memory, reason: str, numbers: dict[str, float]
     ) -> Decision | Sequence[Decision]:
-        if not memory["limited"] and not _braked(now) and len(memory["norms"]) >= _LEAST:
+        if not memory["limited"] and not _braked(now) and memory["bounds"]:
             memory["limited"] = True
-            norm = _threshold(memory["norms"], z, ratio)
-            return Limit(norm=norm, reason=f"{reason}: skip what is like it", evidence=numbers)
+            return Limit(
+                norm=memory["bounds"][0], reason=f"{reason}: skip what is like it", evidence=numbers
+            )
         if "max_norm" in now.planned and now.share("max_norm") == 1:
             memory["limited"] = False
             why = f"{reason}: clip in place of skipping"
@@ -105,7 +110,7 @@ def spike_guard(
         return Limit(norm=math.inf, reason=reason)
 
     start: Memory = {"norms": [], "losses": [], "recent": [], "odd": 0, "planned": math.inf}
-    start.update(limited=False, since=spacing, quiet=0)
+    start.update(bounds=None, calm=0, limited=False, since=spacing, quiet=0)
     return Controller(decide, ("gradient_norm",), ("lr", "max_norm"), start, priority=100)
 
 
@@ -117,7 +122,7 @@ def _begin_anew(now: Now, memory: Memory) -> None:
     """Forget the level where the plan raises the learning rate: a restart is no spike."""
     planned = now.planned.get("lr", 0.0)
     if planned > _JUMP * memory["planned"] or memory["odd"] >= _LEAST:
-        memory.update(norms=[], losses=[], recent=[], odd=0)
+        memory.update(norms=[], losses=[], recent=[], odd=0, bounds=None, calm=0)
     memory["planned"] = planned
 
 
@@ -132,21 +137,30 @@ def _spike(now: Now, memory: Memory, z: float, ratio: float) -> tuple[str, dict[
     memory["odd"] += 1
     if not (math.isfinite(norm) and math.isfinite(loss)):
         return "the loss or the gradient is not finite", {}
-    if len(norms) >= _LEAST:
-        limit = _threshold(norms, z, ratio)
+    if memory["bounds"]:
+        limit, high = memory["bounds"]
         if norm > limit:
             return "the gradient's norm spikes", {"norm": norm, "threshold": limit}
-        middle = median(losses)
-        high, level = middle + z * max(spread(losses), _FLOOR * abs(middle)), median(recent)
-        if level > high:
+        if (level := median(recent)) > high:
             return "the loss spikes", {"median": level, "threshold": high}
     memory["odd"] = 0
+    memory["calm"] += 1
     norms.append(norm)
     losses.append(loss)
     del norms[:-_WINDOW], losses[:-_WINDOW]
+    if memory["calm"] >= _LEAST and memory["calm"] % _LEARN == 0:
+        memory["bounds"] = [_highest_norm(norms, z, ratio), _highest_loss(losses, z)]
     return None
 
 
-def _threshold(norms: Sequence[float], z: float, ratio: float) -> float:
+def _highest_norm(norms: Sequence[float], z: float, ratio: float) -> float:
     logs = [math.log(norm) for norm in norms if norm > 0]
-    return math.exp(median(logs) + max(z * spread(logs), math.log(ratio))) if logs else math.inf
+    if not logs:
+        return math.inf
+    highest = median(logs) + max(z * spread(logs), math.log(ratio))
+    return math.exp(highest) if highest < _LARGEST else math.inf
+
+
+def _highest_loss(losses: Sequence[float], z: float) -> float:
+    middle = median(losses)
+    return middle + z * max(spread(losses), _FLOOR * abs(middle))
