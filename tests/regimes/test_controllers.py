@@ -67,7 +67,8 @@ def _defaults(factory: Callable[..., Any]) -> dict[str, Any]:
 
 def clean(seed: int, steps: int) -> Stream:
     """Training in which nothing is wrong: a loss that falls by a deviation of its noise in 400
-    steps, neighbours of which are alike; gradient norms that are lognormal; every signal as cards say it then is."""
+    steps, neighbours of which are alike; gradient norms that are lognormal; and the rest as the
+    signals' cards say it then is."""
     noise = random.Random(seed)
     shared = 0.0
     for step in range(steps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -445,4 +446,4 @@ def test_a_rollback_is_the_last_means() -> None:
     kinds = rig.kinds()
     assert kinds[:5] == ["limit", "scale", "scale", "scale", "roll_back"]
     back = [s for s, d in rig.decisions if isinstance(d, RollBack)]
-    assert all(b - a >= 20 for a, b in zip(back, back[1:], strict=False))
+    assert all(b - a >= 20 for a, b in pairwise(back))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -52,7 +53,7 @@ def test_spoilt_weights_are_put_back_and_training_goes_on() -> None:
     # The position in the data went on; the updates did not.
     assert run.at == 400
     assert run.updates < 400
-    assert [a.segment for a in run.accounts if a.number == back.number][0] == 0
+    assert next(a.segment for a in run.accounts if a.number == back.number) == 0
     assert {a.segment for a in run.accounts if a.number > back.number} == {1}
 
 
@@ -68,7 +69,7 @@ def test_after_it_the_learning_rate_backs_off_and_returns_gradually() -> None:
     assert seen[at + 50] == 0.5
     rising = seen[at + 60 :]
     assert rising == sorted(rising)
-    assert max(b / a for a, b in zip(rising, rising[1:], strict=False)) < 1.05
+    assert max(b / a for a, b in pairwise(rising)) < 1.05
     assert seen[-1] == 1.0
 
 
