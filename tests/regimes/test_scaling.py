@@ -134,20 +134,25 @@ def test_features_move_alike_at_every_width(by: str) -> None:
             transfer = mup(shapes, base, "adam", known, table=3)
         elif by == "spectral":
             transfer = spectral(shapes, base, "adam", known)
-        groups = []
-        for name, param in model.named_parameters():
-            groups.append({"params": [param], "lr": 0.005 * transfer[name].lr})
+        if by != "nothing":
+            # torch's head begins at 1/√inputs; what is wanted is a factor on that of the base.
+            with torch.no_grad():
+                model[4].weight.mul_(transfer["4.weight"].deviation * math.sqrt(width / 64))
+        groups = [
+            {"params": [param], "lr": 0.005 * transfer[name].lr}
+            for name, param in model.named_parameters()
+        ]
         optimizer = torch.optim.Adam(groups)
         x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
         features = model[:3]
         before = features(x).detach()
-        for _ in range(5):
+        for _ in range(3):
             optimizer.zero_grad()
             (model(x) - x[:, :1].sin()).square().mean().backward()
             optimizer.step()
         moved[width] = float((features(x).detach() - before).square().mean().sqrt())
     growth = moved[1024] / moved[64]
-    assert growth > 4 if by == "nothing" else 0.4 < growth < 2.5
+    assert growth > 3 if by == "nothing" else 0.6 < growth < 1.5
 
 
 def _mlp(width: int) -> nn.Sequential:
