@@ -5,10 +5,15 @@ What is done takes effect with the next update. A hand that cannot raises `Input
 regime records the decision as refused, with that sentence.
 """
 
+# ruff: noqa: ARG002  # every hand takes what the protocol says, whatever it does with it
+
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NoReturn, Protocol
+
+from rheostat.core.errors import InputError
 
 
 class Hands(Protocol):
@@ -74,6 +79,68 @@ class Hands(Protocol):
         ...
 
 
+class Unable:
+    """Hands that can do nothing: the base of those that can do some of it.
+
+    What is not overridden is refused, in words; a loop without positions is always at batch 0.
+    """
+
+    def planned(self, hyperparameter: str) -> Mapping[int, float]:
+        """No hyperparameter."""
+        return {}
+
+    def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:
+        """Cannot be asked for: nothing is planned."""
+        _cannot(f"change {hyperparameter}")
+
+    def move(self, hyperparameter: str, group: int, value: float) -> None:
+        """Cannot be asked for either."""
+        _cannot(f"move {hyperparameter}")
+
+    def limit(self, norm: float) -> None:
+        """Refused; lifting a limit that is not there is none."""
+        if norm < math.inf:
+            _cannot("skip updates by their norm")
+
+    def restart(self, state: str | None) -> None:
+        """Refused."""
+        _cannot("restart its schedule")
+
+    def grow(self, factor: float) -> None:
+        """Refused."""
+        _cannot("change its batch")
+
+    def anchor(self) -> None:
+        """Refused."""
+        _cannot("anchor its weights")
+
+    def stop(self, reason: str) -> None:
+        """Refused."""
+        _cannot("be stopped")
+
+    def remember(self, slot: int) -> None:
+        """Not done: a loop whose states are to be put back overrides both."""
+
+    def roll_back(self, slot: int) -> None:
+        """Refused."""
+        _cannot("go back")
+
+    def position(self) -> int:
+        """0."""
+        return 0
+
+    def examine(self, position: int) -> tuple[float, float] | None:
+        """None."""
+
+    def leave_out(self, position: int) -> None:
+        """Refused."""
+        _cannot("leave a batch out")
+
+
+def _cannot(what: str) -> NoReturn:
+    raise InputError(f"this loop cannot {what}")
+
+
 class Idle:
     """Hands that change nothing, for a dry run: what the plan says is looked up, and no more."""
 
@@ -110,7 +177,6 @@ class Idle:
 
     def examine(self, position: int) -> tuple[float, float] | None:
         """Nothing: a pass of a model may write to its buffers."""
-        del position
 
     def leave_out(self, position: int) -> None:
         """Nothing."""
