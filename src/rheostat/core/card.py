@@ -33,11 +33,19 @@ LABELS: Mapping[str, str] = {
     "Avoid": "Leave it",
     "Recipe": "A recipe",
     "Tags": "Tags",
+    "Stability": "Stable, because",
+    "Worst": "At worst",
     "Source": "Source",
 }
 """Label in the docstring -> heading where the card is shown."""
 
-_DESCRIBED = ("optimizer", "schedule", "signal", "workload")
+_WANTED: Mapping[str, tuple[str, ...]] = {
+    "optimizer": tuple(label for label in LABELS if label not in ("Stability", "Worst")),
+    "controller": ("Stability", "Worst", "Source"),
+}
+"""Kind -> the labels that one of ours must have."""
+
+_DESCRIBED = ("optimizer", "schedule", "signal", "controller", "workload")
 """Kinds of which ours say what each argument means. A transform's is in its formula."""
 
 Interval = tuple[float, float]
@@ -127,14 +135,14 @@ class Card:
     def missing(self, kind: str, parameters: Iterable[str]) -> list[str]:
         """What the card of one of ours lacks, in words; empty for a complete one.
 
-        An optimizer's says everything; others have a summary, and mostly a line an argument.
+        An optimizer's and a controller's say everything that concerns them; others have a summary,
+        and mostly a line an argument.
         """
-        whole = kind == "optimizer"
+        whole = kind in _WANTED
         lacks = [] if self.summary else ["a summary"]
         if whole and not self.computes:
             lacks.append("what it computes")
-        if whole:
-            lacks += [f"a line `{label}:`" for label in LABELS if not self.notes.get(label)]
+        lacks += [f"a line `{k}:`" for k in _WANTED.get(kind, ()) if not self.notes.get(k)]
         for name in parameters if kind in _DESCRIBED else ():
             entry = self.arguments.get(name)
             if entry is None or not entry.meaning:

@@ -29,13 +29,25 @@ class Request:
     group: int | None = None
 
     def written(self) -> dict[str, Any]:
-        """As plain values, for the record; `read` takes it back."""
-        return {"kind": self.kind, **asdict(self)}
+        """As plain values that strict JSON holds, for the record; `read` takes it back."""
+        return {"kind": self.kind, **spelled(asdict(self))}
+
+
+def spelled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with the numbers that JSON lacks as "nan", "inf" and "-inf", inner ones too."""
+    return {
+        key: spelled(cast("Mapping[str, Any]", value))
+        if isinstance(value, Mapping)
+        else str(value)
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for key, value in values.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale(Request):
-    """Multiply the regime's factor on a hyperparameter; on a momentum or a beta it acts on 1 − β.
+    """Multiply the regime's factor on a hyperparameter; see `scaled` for what it does to a value.
 
     `trial` asks that it be measured against the forecast without it, and undone if it did not
     help; the arbiter makes a trial of whatever is large, asked or not.
@@ -107,6 +119,7 @@ class Stop(Request):
 
 Decision = Scale | Move | Limit | Restart | RollBack | Grow | Anchor | Stop
 
+_NUMBERS = ("factor", "to", "norm")
 _KINDS: Mapping[str, type[Decision]] = {
     one.kind: one for one in (Scale, Move, Limit, Restart, RollBack, Grow, Anchor, Stop)
 }
@@ -119,9 +132,28 @@ def read(written: Mapping[str, Any]) -> Decision:
     if kind not in _KINDS:
         raise InputError(f"a decision of the kind {kind!r}; {nearest(str(kind), _KINDS)}")
     try:
-        return _KINDS[kind](**fields)
-    except TypeError as error:
+        fields.update({name: float(fields[name]) for name in _NUMBERS if name in fields})
+        evidence = {name: float(value) for name, value in fields.pop("evidence", {}).items()}
+        return _KINDS[kind](**fields, evidence=evidence)
+    except (TypeError, ValueError) as error:
         raise InputError(f"a decision of the kind {kind!r}: {error}") from None
+
+
+_COMPLEMENTS = ("momentum", "betas")
+
+
+def scaled(hyperparameter: str, value: float, factor: float) -> float:
+    """The value of a hyperparameter under a factor.
+
+    value · factor; for a momentum or a beta 1 − (1 − value) · factor, and 0 where that is negative,
+    since what is meant is how fast it forgets. "momentum" stands for a rule's own `momentum`, or
+    for the first of its `betas`.
+    """
+    if factor == 1.0:
+        return value  # to the bit
+    if hyperparameter in _COMPLEMENTS:
+        return max(0.0, 1.0 - (1.0 - value) * factor)
+    return value * factor
 
 
 @dataclass(frozen=True)
@@ -130,14 +162,16 @@ class Now:
     where there is none."""
 
     step: int
-    """Updates applied so far."""
+    """Updates applied so far. A roll back takes it back too: count what you see, not steps."""
     applied: bool
     loss: float
-    signals: Mapping[str, float]
+    signals: Mapping[str, float] = field(default_factory=dict[str, float])
     fresh: frozenset[str] = frozenset()
     """The signals that were measured in this very step."""
     factors: Mapping[str, float] = field(default_factory=dict[str, float])
     """The regime's present factor on each hyperparameter; 1 where it leaves the schedule alone."""
+    shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    """This controller's own part in each factor: what it may take back. The parts multiply."""
     planned: Mapping[str, float] = field(default_factory=dict[str, float])
     """What the schedule says of each hyperparameter, for the coming update."""
     reason: str | None = None
@@ -145,6 +179,10 @@ class Now:
 
     def __getitem__(self, signal: str) -> float:
         return self.signals.get(signal, math.nan)
+
+    def share(self, hyperparameter: str) -> float:
+        """This controller's own part in the factor; 1 where it has none."""
+        return self.shares.get(hyperparameter, 1.0)
 
     def evidence(self, *signals: str) -> dict[str, float]:
         """These signals with their values, for a decision."""
@@ -183,6 +221,15 @@ class Controller:
         """The controller, marked with the component that made it."""
         del numbers
         return replace(self, name=component, arguments=arguments)
+
+    def hears(self, now: Now) -> bool:
+        """Whether nothing that it needs is missing."""
+        return not any(math.isnan(now[signal]) for signal in self.needs)
+
+    def due(self, now: Now) -> bool:
+        """Whether it is to be asked: something that it needs is fresh, or it needs nothing."""
+        fresh = not self.needs or any(signal in now.fresh for signal in self.needs)
+        return fresh and self.hears(now)
 
     def asked(self, now: Now, memory: Memory) -> tuple[Decision, ...]:
         """What it decides, as a tuple.

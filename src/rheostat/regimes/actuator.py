@@ -1,0 +1,112 @@
+"""The actuator: carries out decisions that were granted, exactly, live or from a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rheostat.core.controller import Anchor, Grow, Limit, Move, Restart, RollBack, Scale, Stop
+from rheostat.core.errors import InputError
+from rheostat.regimes.account import Act, Ease, LeaveOut
+from rheostat.regimes.hands import Hands
+from rheostat.regimes.knobs import Bounds, Knobs
+from rheostat.regimes.ring import Ring, Saved
+
+
+class Actuator:
+    """What a regime has changed, and the only one that has hands."""
+
+    def __init__(self, bounds: Bounds, keep: int) -> None:
+        self.knobs = Knobs(bounds)
+        self.ring = Ring(keep)
+        self.limit = math.inf
+        self.growth = 1.0
+        self.segment = 0
+        self._moves: dict[str, dict[str, Any]] = {}
+        self._moved: dict[str, list[tuple[int, float]]] = {}
+
+    def carry_out(self, who: str, act: Act, at: int, hands: Hands) -> None:
+        """Do it. Raises InputError, and has done nothing, where the hands cannot."""
+        match act:
+            case Scale():
+                self.knobs.turn(who, act.hyperparameter, act.group, math.log2(act.factor))
+            case Ease():
+                self.knobs.ease(act.who, act.hyperparameter)
+            case Move():
+                self._moves[act.hyperparameter] = _begun(act, hands.planned(act.hyperparameter))
+            case Limit():
+                hands.limit(act.norm)
+                self.limit = act.norm
+            case Restart():
+                hands.restart(act.state)
+            case RollBack():
+                self._roll_back(act, at, hands)
+            case Grow():
+                hands.grow(self.growth * act.factor)
+                self.growth *= act.factor
+            case Anchor():
+                hands.anchor()
+            case LeaveOut():
+                hands.leave_out(act.position)
+            case Stop():
+                hands.stop(act.reason)
+
+    def target(self, act: RollBack, at: int) -> Saved | None:
+        """The state that a roll back would put back."""
+        return self.ring.newest(at - act.before)
+
+    def _roll_back(self, act: RollBack, at: int, hands: Hands) -> None:
+        if self.ring.roll_back(hands, at - act.before) is None:
+            raise InputError(f"there is no good state that is {act.before} steps old")
+        self.segment += 1
+        # What the slot holds is older than these.
+        self.knobs.apply(hands)
+        if self.growth != 1:
+            hands.grow(self.growth)
+        hands.limit(self.limit)
+        for name, shares in self._moved.items():
+            for group, value in shares:
+                hands.move(name, group, value)
+
+    def advance(self, hands: Hands) -> None:
+        """Move what is under way on by one update."""
+        self.knobs.advance(hands)
+        for name, way in list(self._moves.items()):
+            way["done"] += 1
+            part, to = way["done"] / way["over"], way["to"]
+            self._moved[name] = [
+                (group, to if part == 1 else start + (to - start) * part)
+                for group, start in way["from"]
+            ]
+            for group, value in self._moved[name]:
+                hands.move(name, group, value)
+            if part == 1:
+                del self._moves[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "knobs": self.knobs.state_dict(),
+            "ring": self.ring.state_dict(),
+            "limit": self.limit,
+            "growth": self.growth,
+            "segment": self.segment,
+            "moves": {name: {**move} for name, move in self._moves.items()},
+            "moved": {name: [[*pair] for pair in of] for name, of in self._moved.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another was."""
+        self.knobs.load_state_dict(state["knobs"])
+        self.ring.load_state_dict(state["ring"])
+        self.limit, self.growth = state["limit"], state["growth"]
+        self.segment = state["segment"]
+        self._moves = {name: {**move} for name, move in state["moves"].items()}
+        self._moved = {name: [(g, v) for g, v in of] for name, of in state["moved"].items()}
+
+
+def _begun(act: Move, planned: Mapping[int, float]) -> dict[str, Any]:
+    """A move from where the share is in each group that it concerns."""
+    start = [[group, value] for group, value in planned.items() if act.group in (None, group)]
+    return {"from": start, "to": act.to, "over": act.over, "done": 0}

@@ -1,0 +1,242 @@
+"""The arbiter: hears what controllers ask for, grants, bounds or refuses it, tries out what is
+large, and takes back what did not help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rheostat.core.controller import Decision, Limit, Now, Scale, scaled
+from rheostat.core.errors import InputError
+from rheostat.regimes.account import Ease
+from rheostat.regimes.actuator import Actuator
+from rheostat.regimes.book import Book
+from rheostat.regimes.course import Course
+from rheostat.regimes.grants import SAFETY, Asked, Refused, Terms, cost, granted, octaves
+from rheostat.regimes.hands import Hands
+from rheostat.regimes.robust import Line
+from rheostat.regimes.trial import Trial
+
+ARBITER = "arbiter"
+
+
+class Arbiter:
+    """Decides about decisions: `actuator` carries out what it grants, `book` has an account of it.
+
+    Attributes:
+        spent: octaves of the budget.
+        stood_down: whether the budget is spent, and all is being taken back.
+        trial: the one that is under way.
+    """
+
+    def __init__(self, terms: Terms, actuator: Actuator, book: Book, course: Course) -> None:
+        self.terms = terms
+        self.actuator = actuator
+        self.book = book
+        self.course = course
+        self.spent = 0.0
+        self.stood_down = False
+        self.trial: Trial | None = None
+        self._held: dict[str, tuple[int, int]] = {}
+        """Subject -> when it was changed last, and at which priority."""
+        self._failed: dict[str, tuple[int, int]] = {}
+        """Who and subject -> when its last trial failed, and how many have in a row."""
+        self._skipped = 0
+
+    @property
+    def left(self) -> float:
+        """Octaves that the budget still has."""
+        return self.terms.budget - self.spent
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def hear(self, requests: Iterable[Asked], at: int, hands: Hands) -> None:
+        """Decide about the requests of a step, the most urgent first, then the largest."""
+        heard: dict[str, str] = {}
+        for asked in sorted(requests, key=lambda one: (-one.priority, -one.size)):
+            try:
+                if asked.subject in heard:
+                    raise Refused(f"{heard[asked.subject]} was heard first")
+                self._grant(asked, at, hands)
+                heard[asked.subject] = asked.who
+            except (Refused, InputError) as why:
+                self.book.refuse(asked.who, asked.decision, asked.subject, str(why))
+        if not self.stood_down and self.left < self.terms.deadband:
+            self._stand_down(at, hands)
+
+    def _grant(self, asked: Asked, at: int, hands: Hands) -> None:
+        self._check_time(asked, at)
+        done, less = granted(asked.decision, self.terms, self.left, self.actuator, at, hands)
+        line = self._forecast(asked, done)
+        values = self._values(done, hands)
+        self._give_way(asked, at, hands)
+        self.actuator.carry_out(asked.who, done, at, hands)
+        self.spent += cost(done)
+        self._held[asked.subject] = (at, asked.priority)
+        number = self.book.tell(
+            asked.who,
+            "trial" if line else "bounded" if less else "accepted",
+            f"{asked.decision.reason}{less}",
+            asked=asked.decision,
+            done=done,
+            subject=asked.subject,
+            values=values,
+        )
+        if line is not None and isinstance(done, Scale):
+            change = (done.hyperparameter, done.group, math.log2(done.factor))
+            seen = len(self.course.last(self.terms.history))
+            self.trial = Trial(number, asked.who, *change, line, seen)
+
+    def _check_time(self, asked: Asked, at: int) -> None:
+        """Raises Refused where this is not the time for it."""
+        subject, urgent = asked.subject, asked.priority >= SAFETY
+        if asked.decision.kind in ("stop", "roll_back"):
+            return
+        if self.stood_down:
+            raise Refused("the regime has stood down")
+        if self.trial is not None and subject == self.trial.hyperparameter and not urgent:
+            raise Refused(f"a trial of {subject} is under way")
+        if asked.decision.kind == "limit":
+            return
+        since, priority = self._held.get(subject, (-self.terms.cooldown, 0))
+        if at - since < self.terms.cooldown and asked.priority <= priority:
+            raise Refused(f"{subject} was changed less than {self.terms.cooldown} steps ago")
+        since, failures = self._failed.get(f"{asked.who} {subject}", (0, 0))
+        wait = self.terms.cooldown * 2**failures
+        if failures and at - since < wait and not urgent:
+            raise Refused(f"trials of {subject} failed, {failures} in a row; {wait} steps of wait")
+
+    def _forecast(self, asked: Asked, done: Decision) -> Line | None:
+        """What a trial has to beat; None for what is none."""
+        if not isinstance(done, Scale) or asked.priority >= SAFETY:
+            return None
+        if octaves(done.factor) < self.terms.trial_from and not done.trial:
+            return None
+        if self.trial is not None:
+            raise Refused(f"a trial of {self.trial.hyperparameter} is under way")
+        line = self.course.line()
+        if line is None:
+            raise Refused("there are too few losses to judge a trial by")
+        return line
+
+    def _give_way(self, asked: Asked, at: int, hands: Hands) -> None:
+        """End a trial that an urgent decision, or one about everything, makes void."""
+        if self.trial is not None and asked.subject in (self.trial.hyperparameter, "roll_back"):
+            self._undo(self.trial, f"{asked.who} had to act before it was measured", {}, at, hands)
+
+    def _values(self, act: Decision | Ease, hands: Hands) -> tuple[float, float] | None:
+        """The value of a hyperparameter now, and where the act leads."""
+        if not isinstance(act, Scale):
+            return None
+        name, knobs = act.hyperparameter, self.actuator.knobs
+        group, planned = next(
+            (g, value) for g, value in hands.planned(name).items() if act.group in (None, g)
+        )
+        goal = 2.0 ** knobs.goal(name, group) * act.factor
+        present = knobs.factor(name, group)
+        return scaled(name, planned, present), scaled(name, planned, goal)
+
+    # -- what follows ---------------------------------------------------------------------------
+
+    def follow(self, now: Now, at: int, hands: Hands) -> float:
+        """Measure the trial that is under way, and lift a limit that skips too much. Returns z of a
+        trial that ended here, NaN where none did."""
+        self._skipped = 0 if now.applied else self._skipped + 1
+        if self._skipped >= self.terms.skips and self.actuator.limit < math.inf:
+            self._act(
+                ARBITER,
+                Limit(norm=math.inf, reason=f"{self._skipped} updates were skipped in a row"),
+                at,
+                hands,
+            )
+        trial = self.trial
+        if trial is None or not now.applied or not math.isfinite(now.loss):
+            return math.nan
+        trial.add(now.loss, self.actuator.knobs.still(trial.hyperparameter))
+        if len(trial.after) < self.terms.window:
+            return math.nan
+        expected, found, z = trial.forecast()
+        numbers = {"forecast": expected, "found": found, "z": z}
+        key = f"{trial.who} {trial.hyperparameter}"
+        said = f"the loss is {found:.4g}, {expected:.4g} was forecast without it (z = {z:.2f})"
+        if z >= self.terms.convinced:
+            self._failed.pop(key, None)
+            self.trial = None
+            self.book.tell(
+                trial.who,
+                "kept",
+                said,
+                subject=trial.hyperparameter,
+                evidence=numbers,
+                about=trial.number,
+            )
+        else:
+            self._failed[key] = (at, self._failed.get(key, (0, 0))[1] + 1)
+            self._undo(trial, said, numbers, at, hands)
+        return z
+
+    def _undo(
+        self, trial: Trial, why: str, numbers: Mapping[str, float], at: int, hands: Hands
+    ) -> None:
+        self.trial = None
+        # Of its part there may be less by now.
+        part = self.actuator.knobs.part(trial.who, trial.hyperparameter, trial.group)
+        octaves_back = -math.copysign(min(abs(trial.octaves), abs(part)), trial.octaves)
+        back = Scale(
+            hyperparameter=trial.hyperparameter,
+            factor=2.0**octaves_back,
+            group=trial.group,
+            reason=why,
+            evidence=numbers,
+        )
+        values = self._values(back, hands)
+        self.actuator.carry_out(trial.who, back, at, hands)
+        self.book.tell(
+            trial.who,
+            "undone",
+            why,
+            done=back,
+            subject=trial.hyperparameter,
+            values=values,
+            evidence=numbers,
+            about=trial.number,
+        )
+
+    def take_back(self, who: str | None, why: str, at: int, hands: Hands) -> None:
+        """Ease somebody's parts, or everybody's, back to 1, and say why."""
+        self._act(ARBITER, Ease(who=who, reason=why), at, hands)
+
+    def _stand_down(self, at: int, hands: Hands) -> None:
+        self.stood_down = True
+        if self.trial is not None:
+            self._undo(self.trial, "the budget is spent", {}, at, hands)
+        if self.actuator.limit < math.inf:
+            self._act(ARBITER, Limit(norm=math.inf, reason="the budget is spent"), at, hands)
+        why = f"the budget of {self.terms.budget:g} octaves is spent: back to the plan, gradually"
+        self.take_back(None, why, at, hands)
+
+    def _act(self, who: str, act: Decision | Ease, at: int, hands: Hands) -> None:
+        self.actuator.carry_out(who, act, at, hands)
+        self.book.tell(who, "undone", act.reason, done=act)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "spent": self.spent,
+            "stood_down": self.stood_down,
+            "trial": self.trial and self.trial.state_dict(),
+            "held": {subject: [*held] for subject, held in self._held.items()},
+            "failed": {key: [*failed] for key, failed in self._failed.items()},
+            "skipped": self._skipped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another was."""
+        self.spent, self.stood_down = state["spent"], state["stood_down"]
+        self.trial = Trial.of(state["trial"]) if state["trial"] else None
+        self._held = {subject: (at, how) for subject, (at, how) in state["held"].items()}
+        self._failed = {key: (at, count) for key, (at, count) in state["failed"].items()}
+        self._skipped = state["skipped"]

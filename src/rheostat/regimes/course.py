@@ -1,0 +1,71 @@
+"""The course of the loss: the last finite losses, what line they follow, and what came after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from rheostat.regimes.robust import BLOCKS, Line, spread
+
+
+class Course:
+    """The losses of the last `length` updates that were applied and had a finite one."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._losses: list[float] = []
+        self.seen = 0
+        """How many there were since the run began, or since it was rolled back."""
+        self._trend: list[float] | None = None
+        """Value, slope and scatter of the trend, and when it was found."""
+
+    def add(self, applied: bool, loss: float) -> None:
+        """Take a step's loss in."""
+        if not applied or not math.isfinite(loss):
+            return
+        self._losses = [*self._losses[-(self.length - 1) :], loss]
+        self.seen += 1
+        # A line is dear, and does not change with every loss.
+        if self.seen % (self.length // BLOCKS) == 0 and (line := self.line()) is not None:
+            rests = [y - line.value(i) for i, y in enumerate(self._losses)]
+            # The line as it is counted from now on: place 0 is the loss just taken in.
+            start = len(rests) - 1
+            self._trend = [line.value(start), line.slope, spread(rests), self.seen]
+
+    def forget(self) -> None:
+        """Start anew: what was seen belongs to an undone stretch."""
+        self._losses, self.seen, self._trend = [], 0, None
+
+    def last(self, count: int) -> list[float]:
+        """The newest losses, at most so many."""
+        return self._losses[-count:]
+
+    def median(self, count: int) -> float:
+        """The median of the newest losses; NaN where there is none."""
+        losses = self.last(count)
+        return median(losses) if losses else math.nan
+
+    def line(self) -> Line | None:
+        """The line through the losses; None before there are four for each block. Places on it
+        count from the oldest loss that is kept."""
+        return Line.through(self._losses) if len(self._losses) >= 4 * BLOCKS else None
+
+    def above(self, count: int) -> float:
+        """How far the median of the newest losses lies above their trend, in what single losses
+        scatter; NaN where that cannot be said."""
+        if self._trend is None:
+            return math.nan
+        value, slope, scatter, found = self._trend
+        expected = value + slope * (self.seen - found - (count - 1) / 2)
+        return (self.median(count) - expected) / scatter if scatter > 0 else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"losses": self._losses, "seen": self.seen, "trend": self._trend}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another was."""
+        self._losses, self.seen = list(state["losses"]), state["seen"]
+        self._trend = state["trend"]

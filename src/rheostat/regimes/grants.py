@@ -1,0 +1,181 @@
+"""What of a decision may be done: the terms, and how they bound each kind of decision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from rheostat.core.controller import Decision, Grow, Limit, Move, Restart, RollBack, Scale
+from rheostat.core.errors import InputError
+from rheostat.regimes.actuator import Actuator
+from rheostat.regimes.hands import Hands
+from rheostat.regimes.knobs import Bounds
+
+SAFETY = 100
+"""The priority from which on a decision is a brake: it is not put on trial, because what it
+prevents is in no forecast; who asked for it takes it back when all is calm."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The arbiter's terms. Lengths are in updates, distances in octaves (log₂ of a factor).
+
+    Attributes:
+        bounds: how far factors go, and how fast.
+        deadband: what is less than this is not worth a change.
+        cooldown: from one change of a hyperparameter to the next, unless the next is of a higher
+            priority. It doubles with each trial in a row that one controller fails on it.
+        trial_from: a change as large as this is a trial.
+        history, window: losses from which a forecast is made, and that a trial takes.
+        convinced: standard errors by which a trial's loss must lie below the forecast.
+        harm: standard errors above it from which a failed trial is rolled back.
+        budget: octaves of changes in all; a restart counts as one. Then the regime stands down.
+        growth: of the batch, at most.
+        rollbacks: in all, at most.
+        share_rate: of a share, in one update, at most.
+        deaf: updates without its signals after which a controller's parts are taken back.
+        skips: updates that a limit may skip in a row; then it is lifted.
+    """
+
+    bounds: Bounds = field(default_factory=Bounds)
+    deadband: float = 0.05
+    cooldown: int = 20
+    trial_from: float = 0.9
+    history: int = 96
+    window: int = 24
+    convinced: float = 1.0
+    harm: float = 6.0
+    budget: float = 48.0
+    growth: float = 64.0
+    rollbacks: int = 8
+    share_rate: float = 0.1
+    deaf: int = 200
+    skips: int = 20
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a history too short to make a forecast from, and the like."""
+        least = {"history": 48, "window": 8, "cooldown": 1, "deaf": 1, "skips": 1, "growth": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"terms: {name}={getattr(self, name)}: should be {low} or more")
+        for name in ("deadband", "trial_from", "budget", "convinced", "harm"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"terms: {name}={getattr(self, name)}: should not be negative")
+        if not 0 < self.share_rate <= 1:
+            raise InputError(f"terms: share_rate={self.share_rate}: should be above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A decision, and who wants it how much."""
+
+    who: str
+    priority: int
+    decision: Decision
+
+    @property
+    def subject(self) -> str:
+        """What it changes: a hyperparameter, or what its kind is about."""
+        return getattr(self.decision, "hyperparameter", self.decision.kind)
+
+    @property
+    def size(self) -> float:
+        """In octaves; what is no factor counts as one."""
+        return octaves(getattr(self.decision, "factor", 2.0))
+
+
+class Refused(Exception):  # noqa: N818  # a verdict, not an error: the arbiter writes it down
+    """Why a decision is not carried out."""
+
+
+def octaves(factor: float) -> float:
+    """|log₂ factor|; 0 for what is no factor."""
+    return abs(math.log2(factor)) if 0 < factor < math.inf else 0.0
+
+
+def cost(decision: Decision) -> float:
+    """What a decision takes from the budget, in octaves."""
+    if isinstance(decision, Scale | Grow):
+        return octaves(decision.factor)
+    return 1.0 if isinstance(decision, Restart) else 0.0
+
+
+def granted(
+    decision: Decision, terms: Terms, left: float, actuator: Actuator, at: int, hands: Hands
+) -> tuple[Decision, str]:
+    """What of a decision may be done with what is `left` of the budget, and, where that is less
+    than was asked for, how much, in words.
+
+    Raises Refused where it is nothing.
+    """
+    match decision:
+        case Scale():
+            check_group(decision, hands)
+            asked = _octaves_of(decision.factor)
+            room = actuator.knobs.room(decision.hyperparameter, decision.group, asked)
+            given = math.copysign(min(abs(room), left), room)
+            return _as_given(decision, asked, given, terms)
+        case Grow():
+            asked = _octaves_of(decision.factor)
+            so_far = math.log2(actuator.growth)
+            room = min(max(so_far + asked, 0.0), math.log2(terms.growth)) - so_far
+            given = math.copysign(min(abs(room), left), room)
+            return _as_given(decision, asked, given, terms)
+        case Move():
+            return _slow_enough(decision, check_group(decision, hands), terms)
+        case Limit(norm=norm):
+            if not norm > 0:
+                raise Refused(f"a limit of {norm:g} would skip every update")
+        case RollBack():
+            state = actuator.target(decision, at)
+            if state is None:
+                raise Refused("there is no good state to go back to")
+            if actuator.segment >= terms.rollbacks:
+                raise Refused(f"the run was rolled back {actuator.segment} times already")
+            return replace(decision, before=at - state.at), ""
+        case Restart():
+            if left < cost(decision):
+                raise Refused("the budget is spent")
+        case _:
+            pass
+    return decision, ""
+
+
+def check_group(decision: Scale | Move, hands: Hands) -> list[float]:
+    """The plan's values in the groups that a decision is about. Raises Refused without any."""
+    name, planned = decision.hyperparameter, hands.planned(decision.hyperparameter)
+    found = [value for group, value in planned.items() if decision.group in (None, group)]
+    if not found:
+        where = "no param group" if decision.group is None else f"param group {decision.group}"
+        raise Refused(f"{where} has {name}" if planned else f"nothing here is called {name}")
+    return found
+
+
+def _octaves_of(factor: float) -> float:
+    if not 0 < factor < math.inf:
+        raise Refused(f"a factor of {factor:g} means nothing")
+    return math.log2(factor)
+
+
+def _as_given(
+    decision: Scale | Grow, asked: float, given: float, terms: Terms
+) -> tuple[Scale | Grow, str]:
+    if abs(given) < terms.deadband:
+        raise Refused(
+            "it lies within the deadband" if abs(asked) < terms.deadband else "a bound is reached"
+        )
+    if given == asked:
+        return decision, ""
+    factor = 2.0**given
+    return replace(decision, factor=factor), f"; bounded to a factor of {factor:.4g}"
+
+
+def _slow_enough(decision: Move, shares: list[float], terms: Terms) -> tuple[Move, str]:
+    if any(not 0 <= share <= 1 for share in (decision.to, *shares)):
+        raise Refused(f"{decision.hyperparameter} is no share between 0 and 1")
+    far = max(abs(decision.to - share) for share in shares)
+    # Rounded first: 0.3 / 0.1 is a little less than 3, and 0.6 / 0.2 a little more.
+    least = max(1, math.ceil(round(far / terms.share_rate, 9)))
+    if decision.over >= least:
+        return decision, ""
+    return replace(decision, over=least), f"; bounded to {least} updates"

@@ -1,0 +1,212 @@
+"""The safeguard: keeps known-good states, asks for one when training breaks, and finds out why.
+
+A state is taken where the loss is finite and on its trend; it is good once enough steps have passed
+after it without alarm. When one was put back, the learning rate backs off and returns gradually,
+and the batches that stood out since are looked at again with the good weights: what stands out
+again is bad data, what does not was bad luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rheostat.core.controller import Now, RollBack, Scale
+from rheostat.core.errors import InputError
+from rheostat.regimes.account import Ease, LeaveOut
+from rheostat.regimes.actuator import Actuator
+from rheostat.regimes.book import Book
+from rheostat.regimes.course import Course
+from rheostat.regimes.grants import Asked
+from rheostat.regimes.hands import Hands
+from rheostat.regimes.robust import z_score
+
+SAFEGUARD = "safeguard"
+_PRIORITY = 1000
+_RECENT = 5
+"""Losses whose median has to be above the trend."""
+_WATCHED = 1024
+"""Batches that are remembered, at most, since the last good state."""
+
+
+@dataclass(frozen=True)
+class Care:
+    """The safeguard's terms. Lengths are in steps.
+
+    Attributes:
+        every: from one state taken to the next.
+        keep: good states that are kept, beside a candidate; each is a copy of weights and state.
+        survive: steps without alarm after which a state is good.
+        z: spreads above its trend at which a loss is an alarm, and a batch stands out.
+        persist: alarms in a row after which training has diverged.
+        streak: losses in a row that are not finite, after which it has.
+        backoff: factor on the learning rate after a roll back.
+        hold: steps after which that factor begins to return to 1.
+        suspects: batches that are looked at again after a roll back, at most.
+        bad_batches: what becomes of those that stand out again.
+    """
+
+    every: int = 100
+    keep: int = 2
+    survive: int = 50
+    z: float = 8.0
+    persist: int = 10
+    streak: int = 5
+    backoff: float = 0.5
+    hold: int = 100
+    suspects: int = 3
+    bad_batches: Literal["skip", "keep"] = "skip"
+
+    def __post_init__(self) -> None:
+        """Raises InputError for numbers that mean nothing."""
+        for name in ("every", "keep", "survive", "persist", "streak", "hold"):
+            if getattr(self, name) < 1:
+                raise InputError(f"safeguard: {name}={getattr(self, name)}: should be 1 or more")
+        if not 0 < self.backoff <= 1 or not self.z > 0:
+            raise InputError("safeguard: backoff should be above 0 and at most 1, z above 0")
+
+
+class Safeguard:
+    """Watches every step; says what it wants, as controllers do."""
+
+    def __init__(self, care: Care, actuator: Actuator, book: Book, course: Course) -> None:
+        self.care = care
+        self.actuator = actuator
+        self.book = book
+        self.course = course
+        self._alarms = 0
+        self._streak = 0
+        self._batches: list[tuple[int, int, float, float]] = []
+        """When, which, its loss and its gradient's norm."""
+        self._back_at = -1
+        """When the run was rolled back last; -1 where nothing is left of that."""
+
+    def watch(self, now: Now, at: int, hands: Hands) -> list[Asked]:
+        """Take a step in: keep states, and ask for one where training broke."""
+        if not math.isfinite(now.loss):
+            self._streak += 1
+            self.actuator.ring.drop_candidate()
+        elif now.applied:
+            self._streak = 0
+        above = self.course.above(_RECENT)
+        alarm = above > self.care.z
+        self._alarms = self._alarms + 1 if alarm else 0
+        if alarm:
+            self.actuator.ring.drop_candidate()
+        elif now.applied and math.isfinite(now.loss):
+            self._keep_states(at, hands)
+        batch = (at, hands.position(), now.loss, now["gradient_norm"])
+        self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
+        if self._back_at >= 0 and at - self._back_at >= self.care.hold:
+            self._return_gradually(at, hands)
+        return self._broken(above)
+
+    def _keep_states(self, at: int, hands: Hands) -> None:
+        ring = self.actuator.ring
+        candidate = ring.candidate
+        if candidate is not None and at - candidate.at >= self.care.survive:
+            candidate.good = True
+            self._batches = [batch for batch in self._batches if batch[0] > candidate.at]
+        newest = ring.newest(at)
+        since = math.inf if newest is None else at - newest.at
+        if ring.candidate is None and since >= self.care.every:
+            ring.remember(hands, at)
+
+    def _broken(self, above: float) -> list[Asked]:
+        if self._streak >= self.care.streak:
+            why, numbers = f"{self._streak} losses in a row are not finite", {}
+        elif self._alarms >= self.care.persist:
+            why = f"the loss is {above:.1f} spreads above its trend, for {self._alarms} steps"
+            numbers = {"above": above}
+        else:
+            return []
+        if self._alarms + self._streak > 2 * (self.care.persist + self.care.streak):
+            self._alarms = self._streak = 0  # there was nothing to go back to: look anew
+        return [self.ask(why, numbers)]
+
+    def ask(self, why: str, numbers: Mapping[str, float], before: int = 0) -> Asked:
+        """The request to go back."""
+        return Asked(SAFEGUARD, _PRIORITY, RollBack(reason=why, evidence=numbers, before=before))
+
+    # -- after a roll back ----------------------------------------------------------------------
+
+    def rolled_back(self, at: int, hands: Hands) -> list[Asked]:
+        """Look again at the batches that stood out, and ask for a smaller learning rate."""
+        for position, loss, norm in self._suspects():
+            self._look_again(position, loss, norm, at, hands)
+        self._alarms = self._streak = 0
+        self._batches = []
+        self._back_at = at
+        if self.care.backoff == 1 or not hands.planned("lr"):
+            return []
+        why = "the run was rolled back: smaller steps for a while"
+        smaller = Scale(hyperparameter="lr", factor=self.care.backoff, reason=why)
+        return [Asked(SAFEGUARD, _PRIORITY, smaller)]
+
+    def _suspects(self) -> list[tuple[int, float, float]]:
+        """The batches that stand out most by loss or by gradient, worst first."""
+        found = [
+            (score, position, loss, norm)
+            for _, position, loss, norm in self._batches
+            if (score := self._stands_out(loss, norm)) > self.care.z
+        ]
+        found.sort(key=lambda one: -one[0])
+        return [one[1:] for one in found[: self.care.suspects]]
+
+    def _stands_out(self, loss: float, norm: float) -> float:
+        """How far a loss or a gradient lies above those of the other batches since the last good
+        state, in spreads; infinite for what is not finite."""
+        if not math.isfinite(loss) or math.isinf(norm):
+            return math.inf
+        losses = [batch[2] for batch in self._batches if math.isfinite(batch[2])]
+        norms = [batch[3] for batch in self._batches if math.isfinite(batch[3])]
+        scores = [z_score(value, of) for value, of in ((loss, losses), (norm, norms)) if of]
+        return max((score for score in scores if not math.isnan(score)), default=0.0)
+
+    def _look_again(self, position: int, loss: float, norm: float, at: int, hands: Hands) -> None:
+        again = hands.examine(position)
+        said = f"batch {position} had loss {loss:.4g}, gradient {norm:.4g}"
+        if again is None:
+            why = f"{said}; it cannot be looked at again"
+            self.book.tell(SAFEGUARD, "accepted", why, evidence={"position": float(position)})
+            return
+        bad = self._stands_out(*again) > self.care.z
+        why = (
+            f"{said}; with the good weights {again[0]:.4g} and {again[1]:.4g}: "
+            f"{'the data' if bad else 'luck'}"
+        )
+        act = None
+        if bad and self.care.bad_batches == "skip":
+            act = LeaveOut(position=position, reason=f"{why}; left out from now on")
+            self.actuator.carry_out(SAFEGUARD, act, at, hands)
+        numbers = {"position": float(position), "loss": again[0], "gradient_norm": again[1]}
+        self.book.tell(
+            SAFEGUARD, "accepted", act.reason if act else why, done=act, evidence=numbers
+        )
+
+    def _return_gradually(self, at: int, hands: Hands) -> None:
+        self._back_at = -1
+        if self.actuator.knobs.part(SAFEGUARD, "lr"):
+            why = f"{self.care.hold} steps since the roll back: the learning rate returns"
+            act = Ease(who=SAFEGUARD, hyperparameter="lr", reason=why)
+            self.actuator.carry_out(SAFEGUARD, act, at, hands)
+            self.book.tell(SAFEGUARD, "accepted", why, done=act, subject="lr")
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "alarms": self._alarms,
+            "streak": self._streak,
+            "batches": [[*batch] for batch in self._batches],
+            "back_at": self._back_at,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another was."""
+        self._alarms, self._streak = state["alarms"], state["streak"]
+        self._batches = [(at, which, loss, norm) for at, which, loss, norm in state["batches"]]
+        self._back_at = state["back_at"]

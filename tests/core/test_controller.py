@@ -1,0 +1,112 @@
+"""The law of controllers: decisions as plain values, what factors mean, when one is asked."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rheostat.core.controller import (
+    Anchor,
+    Controller,
+    Decision,
+    Grow,
+    Limit,
+    Move,
+    Now,
+    Restart,
+    RollBack,
+    Scale,
+    Stop,
+    read,
+    scaled,
+)
+from rheostat.core.errors import InputError
+
+DECISIONS: list[Decision] = [
+    Scale(hyperparameter="lr", factor=0.5, trial=True, group=1, reason="r", evidence={"z": 7.0}),
+    Move(hyperparameter="blend", to=1.0, over=9, reason="r"),
+    Limit(norm=math.inf, reason="r", evidence={"norm": math.inf}),
+    Restart(state="reset", reason="r"),
+    RollBack(before=3, reason="r"),
+    Grow(factor=2.0, reason="r"),
+    Anchor(reason="r"),
+    Stop(reason="r"),
+]
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda d: d.kind)
+def test_a_decision_survives_strict_json(decision: Decision) -> None:
+    text = json.dumps(decision.written(), allow_nan=False)
+    assert read(json.loads(text)) == decision
+
+
+def test_evidence_that_is_no_number_survives_too() -> None:
+    again = read(Stop(reason="r", evidence={"loss": math.nan}).written())
+    assert math.isnan(again.evidence["loss"])
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ({"kind": "scales"}, "did you mean 'scale'"),
+        ({"kind": "scale", "reason": "r"}, "missing 2 required"),
+        ({"kind": "limit", "reason": "r", "norm": "wide"}, "could not convert"),
+        ({}, "of the kind None"),
+    ],
+)
+def test_what_is_no_decision_is_refused(written: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        read(written)
+
+
+@given(st.floats(0, 1), st.floats(1 / 64, 64))
+def test_a_factor_on_a_momentum_acts_on_how_fast_it_forgets(beta: float, factor: float) -> None:
+    found = scaled("momentum", beta, factor)
+    assert 0 <= found <= 1
+    assert found == pytest.approx(max(0.0, 1 - (1 - beta) * factor))
+    assert scaled("lr", beta, factor) == beta * factor
+    assert scaled("momentum", beta, 1.0) == beta
+
+
+def _controller(answer: Any, needs: tuple[str, ...] = ()) -> Controller:
+    return Controller(lambda now, memory: answer, needs, acts_on=("lr",), name="c")
+
+
+def test_it_is_asked_when_something_is_fresh_and_nothing_missing() -> None:
+    both = _controller(None, ("a", "b"))
+
+    def now(fresh: str, **signals: float) -> Now:
+        return Now(1, True, 1.0, signals, frozenset(fresh))
+
+    assert both.due(now("a", a=1.0, b=2.0))
+    assert both.due(now("a", a=math.inf, b=2.0))
+    assert not both.due(now("", a=1.0, b=2.0))
+    assert not both.due(now("a", a=1.0))
+    assert not both.due(now("a", a=1.0, b=math.nan))
+    assert both.hears(now("", a=1.0, b=2.0))
+    assert _controller(None).due(now(""))
+
+
+def test_it_may_ask_for_what_it_declares_and_for_nothing_else() -> None:
+    now = Now(1, True, 1.0)
+    scale, other = (Scale(hyperparameter=n, factor=2.0, reason="r") for n in ("lr", "wd"))
+    assert _controller(None).asked(now, {}) == ()
+    assert _controller(scale).asked(now, {}) == (scale,)
+    assert _controller([scale, Stop(reason="r")]).asked(now, {}) == (scale, Stop(reason="r"))
+    with pytest.raises(InputError, match=r"c wants to change 'wd'; it declares acts_on=\('lr',\)"):
+        _controller(other).asked(now, {})
+    with pytest.raises(InputError, match="which is no decision"):
+        _controller([0.5]).asked(now, {})
+
+
+def test_now_says_what_is_known() -> None:
+    now = Now(1, True, 1.0, {"a": 2.0}, shares={"lr": 0.5})
+    assert now["a"] == 2.0
+    assert math.isnan(now["b"])
+    assert (now.share("lr"), now.share("wd")) == (0.5, 1.0)
+    assert now.evidence("a") == {"a": 2.0}

@@ -1,0 +1,201 @@
+"""Safeguards in a real loop: broken training goes back, backs off, and finds the batch at fault."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from typing import Literal
+
+import pytest
+import torch
+from tests.references.hands import Loop, Paper
+from tests.references.problems import same_bits, weights
+
+from rheostat.core.controller import Controller, Now, RollBack, Scale
+from rheostat.regimes.account import Account
+from rheostat.regimes.grants import Terms
+from rheostat.regimes.regime import Regime
+from rheostat.regimes.replay import Replay
+from rheostat.regimes.safeguard import Care
+
+CARE = Care(every=40, survive=20, hold=60)
+
+
+def guarded(care: Care = CARE) -> Regime:
+    return Regime([], care=care)
+
+
+def rollbacks(accounts: list[Account]) -> list[Account]:
+    return [a for a in accounts if a.done and a.done["kind"] == "roll_back" and a.outcome is None]
+
+
+def recent(run: Loop) -> float:
+    """The mean loss of the last pass through the batches."""
+    return sum(run.losses[-64:]) / 64
+
+
+def test_a_clean_run_is_left_alone() -> None:
+    watched, plain = Loop(guarded()).run(300), Loop(Regime([])).run(300)
+    assert watched.accounts == []
+    assert same_bits(weights(watched.model), weights(plain.model))
+    assert set(watched.slots) <= {0, 1, 2}
+
+
+def test_spoilt_weights_are_put_back_and_training_goes_on() -> None:
+    run = Loop(guarded(), faults={150: "nan"}).run(400)
+    (back,) = rollbacks(run.accounts)
+    assert back.who == "safeguard"
+    assert "not finite" in back.reason
+    assert back.at == 151 + CARE.streak
+    assert math.isnan(run.losses[152])
+    assert recent(run) < recent(Loop(Regime([])).run(300)), "it cost more than 100 steps"
+    # The position in the data went on; the updates did not.
+    assert run.at == 400
+    assert run.updates < 400
+    assert next(a.segment for a in run.accounts if a.number == back.number) == 0
+    assert {a.segment for a in run.accounts if a.number > back.number} == {1}
+
+
+def test_after_it_the_learning_rate_backs_off_and_returns_gradually() -> None:
+    run = Loop(guarded(), faults={150: "nan"})
+    seen = []
+    for _ in range(400):
+        run.step()
+        seen.append(run.factors.get("lr", 1.0))
+    assert seen[150] == 1.0
+    assert min(seen) == 0.5
+    at = seen.index(0.5)
+    assert seen[at + 50] == 0.5
+    rising = seen[at + 60 :]
+    assert rising == sorted(rising)
+    assert max(b / a for a, b in pairwise(rising)) < 1.05
+    assert seen[-1] == 1.0
+
+
+def test_divergence_is_seen_by_the_trend() -> None:
+    faults: dict[int, str | float] = dict.fromkeys(range(200, 206), 100.0)
+    run = Loop(guarded(), faults=faults).run(500)
+    (back,) = rollbacks(run.accounts)
+    assert "above its trend" in back.reason
+    assert 206 <= back.at < 240
+    assert recent(run) < recent(Loop(Regime([])).run(380)), "it cost more than 120 steps"
+
+
+def test_a_state_that_fails_twice_is_given_up_for_an_older_one() -> None:
+    hands = Paper(lr=0.1)
+    regime = guarded(Care(every=20, survive=10, streak=3, keep=3))
+
+    def step(loss: float) -> None:
+        regime.after(Now(1, True, loss), hands)
+
+    for _ in range(100):
+        step(1.0)
+    for _ in range(3):
+        for _ in range(3):
+            step(math.nan)
+        step(1.0)
+    slots = [what[1] for what in hands.said if what[0] == "roll_back"]
+    assert len(slots) == 3
+    assert slots[0] == slots[1] != slots[2]
+
+
+def test_without_a_good_state_it_says_so_and_goes_on() -> None:
+    run = Loop(guarded(), faults={3: "nan"}).run(30)
+    told = [a for a in run.accounts if a.verdict == "refused"]
+    assert told
+    assert "no good state" in told[0].reason
+    assert not rollbacks(run.accounts)
+
+
+def test_rollbacks_have_a_cap() -> None:
+    regime = Regime([], Terms(rollbacks=2), Care(every=10, survive=5, streak=2))
+    hands = Paper(lr=0.1)
+    for k in range(300):
+        regime.after(Now(k, True, math.nan if k % 40 > 35 else 1.0), hands)
+    assert sum(what[0] == "roll_back" for what in hands.said) == 2
+
+
+@pytest.mark.parametrize("policy", ["skip", "keep"])
+def test_batches_at_fault_are_looked_at_again_data_is_told_from_luck(policy: str) -> None:
+    # Batch 10 of every 64 is spoilt. At 205 the weights are, which is no batch's fault.
+    action: Literal["skip", "keep"] = "skip" if policy == "skip" else "keep"
+    care = Care(every=40, survive=20, suspects=5, bad_batches=action)
+
+    def go_back(now: Now, memory: dict[str, int]) -> RollBack | None:
+        memory["seen"] = memory.get("seen", 0) + 1
+        return RollBack(reason="told to") if memory["seen"] == 210 else None
+
+    regime = Regime([Controller(go_back, name="c")], care=care)
+    run = Loop(regime, faults={205: 300.0}, spoilt=frozenset({10})).run(240)
+    assert len(rollbacks(run.accounts)) == 1
+    told = [a for a in run.accounts if "with the good weights" in a.reason and a.outcome is None]
+    found = {a.evidence["position"]: a.reason for a in told}
+    assert "the data" in found[202.0]  # 202 % 64 == 10
+    lucky = [position for position, said in found.items() if "luck" in said]
+    assert all(position > 204 for position in lucky)
+    assert lucky
+    assert run.left_out == ({202} if policy == "skip" else set())
+
+
+def test_a_trial_that_does_harm_is_rolled_back() -> None:
+    def raise_it(now: Now, memory: dict[str, int]) -> Scale | None:
+        memory["seen"] = memory.get("seen", 0) + 1
+        if memory["seen"] != 250:
+            return None
+        return Scale(hyperparameter="lr", factor=64.0, reason="told to")
+
+    harmful = Controller(raise_it, acts_on=("lr",), name="c")
+    care = Care(every=40, survive=20, z=1e9)  # of itself it sees no divergence
+    run = Loop(Regime([harmful], care=care)).run(420)
+    (back,) = rollbacks(run.accounts)
+    assert "a trial did harm" in back.reason
+    # Back before the trial: a state taken in it is none.
+    assert back.done is not None
+    assert back.at - back.done["before"] < 250
+    assert run.factors["lr"] <= 1.0
+
+
+# -- interruption and replay ---------------------------------------------------------------------
+
+FAULTS: dict[int, str | float] = {150: "nan", **dict.fromkeys(range(300, 306), 100.0)}
+
+
+@pytest.mark.parametrize("cut", [153, 157, 310])
+def test_interrupted_anywhere_it_resumes_to_the_same_bits(cut: int) -> None:
+    whole = Loop(guarded(), faults=FAULTS).run(380)
+    assert len(rollbacks(whole.accounts)) == 2
+    first = Loop(guarded(), faults=FAULTS).run(cut)
+    state = json.loads(json.dumps(first.regime.state_dict()))
+    second = Loop(guarded(), faults=FAULTS)
+    second.restore(first.saved())
+    second.regime.load_state_dict(state)
+    second.run(380 - cut)
+    assert same_bits(weights(second.model), weights(whole.model))
+    told = [a.written() for a in first.accounts + second.accounts]
+    assert told == [a.written() for a in whole.accounts]
+
+
+def test_a_replay_does_the_same_to_the_same_bits() -> None:
+    whole = Loop(guarded(), faults=FAULTS, spoilt=frozenset({10})).run(380)
+    written = json.loads(json.dumps([a.written() for a in whole.accounts], allow_nan=False))
+    replay = Replay(map(Account.read, written))
+    again = Loop(replay, faults=FAULTS, spoilt=frozenset({10})).run(380)
+    assert same_bits(weights(again.model), weights(whole.model))
+    assert again.losses[-50:] == whole.losses[-50:]
+    assert again.left_out == whole.left_out
+    assert again.factors == whole.factors
+    # It can be interrupted as well.
+    half = Loop(Replay(map(Account.read, written)), faults=FAULTS, spoilt=frozenset({10})).run(155)
+    rest = Loop(Replay(map(Account.read, written)), faults=FAULTS, spoilt=frozenset({10}))
+    rest.restore(half.saved())
+    rest.regime.load_state_dict(json.loads(json.dumps(half.regime.state_dict())))
+    assert same_bits(weights(rest.run(225).model), weights(whole.model))
+
+
+def test_a_dry_run_is_the_run_without_a_regime() -> None:
+    dry = Loop(Regime([], care=CARE, dry_run=True), faults={150: 50.0}).run(250)
+    plain = Loop(Regime([]), faults={150: 50.0}).run(250)
+    assert same_bits(weights(dry.model), weights(plain.model))
+    assert all(torch.isfinite(w).all() for w in weights(dry.model))
+    assert not dry.slots
