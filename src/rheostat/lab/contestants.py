@@ -14,6 +14,7 @@ import io
 import logging
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -117,6 +118,8 @@ class _Guarded(Watched):
             verbose=False,
         )
 
+        # Of its hooks on a model's first layer, whose inputs need no gradient: harmless.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         # It looks before the clip would hide a leap.
         self.optimizer.register_step_pre_hook(self._clip)
 

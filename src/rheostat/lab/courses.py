@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from rheostat.record.log import Event
 from rheostat.record.run import RESUME, RunRecord
@@ -25,7 +25,7 @@ class Course:
 
     `value` is the metric at its end, NaN where it failed; `evaluations` the metric by the number of
     updates done; `alarms` the steps (from 0) at which whoever watches raised one; `steps` how many
-    were done, and `repeated` how many of these a second time, after an interruption.
+    were done; `resumed` from which steps the run went on after an interruption.
     """
 
     arm: str
@@ -35,7 +35,7 @@ class Course:
     evaluations: Mapping[int, float]
     alarms: tuple[int, ...]
     steps: int
-    repeated: int = 0
+    resumed: tuple[int, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -62,7 +62,7 @@ def course(record: RunRecord, metric: str) -> Course:
         evaluations={**evaluations, steps: value} if done else evaluations,
         alarms=tuple(int(event.fields["step"]) for event in record.events if is_alarm(event)),
         steps=steps,
-        repeated=sum(_repeated(event.fields) for event in record.events if event.kind == RESUME),
+        resumed=tuple(int(e.fields["step"]) for e in record.events if e.kind == RESUME),
     )
 
 
@@ -84,6 +84,3 @@ def is_level(value: float, reference: float, goal: Goal) -> bool:
     short = reference - value if goal == "maximize" else value - reference
     return short <= WITHIN * abs(reference)
 
-
-def _repeated(resumed: Mapping[str, Any]) -> int:
-    return max(0, int(resumed.get("killed", 0)) - int(resumed["step"]))

@@ -92,15 +92,16 @@ def has_recovered(run: Course, undisturbed: Course, goal: Goal) -> bool:
 
 def steps_lost(run: Course, undisturbed: Course, first: int, goal: Goal) -> int:
     """Steps from `first` until the run stays level with the undisturbed one, and repeated ones."""
+    repeated = sum(max(0, first - step) for step in run.resumed)
     if not has_recovered(run, undisturbed, goal):
-        return undisturbed.steps - first + run.repeated
+        return undisturbed.steps - first + repeated
     after = sorted(step for step in run.evaluations if step > first)
     back = first
     for step, then in zip(after, [*after[1:], undisturbed.steps], strict=True):
         reference = undisturbed.evaluations.get(step)
         if reference is not None and not is_level(run.evaluations[step], reference, goal):
             back = then
-    return back - first + run.repeated
+    return back - first + repeated
 
 
 def _ordeal(

@@ -72,6 +72,11 @@ class Results:
     resilience: Resilience | None = None
     sweep: Sweep | None = None
 
+    @property
+    def planned(self) -> int:
+        """How many runs the plan has, in all conditions."""
+        return len(self.arms) * len(self.plan["seeds"]) * len(names_of(self.plan))
+
     def of_arm(self, arm: str) -> tuple[Run, ...]:
         """The runs of one arm, by seed."""
         return tuple(run for run in self.runs if run.arm == arm)
