@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rheostat.lab.execute import execute
 from rheostat.lab.faults import FAULTS
 from rheostat.lab.plan import Plan
 from rheostat.lab.results import load_results
+from rheostat.record.run import RunRecord
 from rheostat.record.store import Store
 from rheostat.report.conditions import tables
 
@@ -37,7 +39,7 @@ seeds: 2
 steps: 60
 metric: {name: test_accuracy, margin: 0.05}
 """
-FAULTY = "evaluate_every: 20\njudge: recovery\nfaults: {broken: {fault: nan_gradients}}\n"
+FAULTY = "evaluate_every: 20\njudge: recovery\nfaults: {broken: {fault: nan_gradients, steps: 1}}\n"
 SWEPT = "judge: width\nsweep: {key: lr.peak, values: [0.001, 0.01, 1.0e+30]}\n"
 RECIPES = STUDY.replace("torch: {contestant: torch_adamw, lr: 0.01}", "slow: {weight_decay: 0.1}")
 
@@ -50,7 +52,7 @@ def load(text: str) -> Plan:
 def test_the_plan_writes_out_what_is_varied() -> None:
     plan = load(STUDY + FAULTY)
     assert plan.conditions == ("undisturbed", "broken")
-    assert plan.frozen()["faults"] == {"broken": {"fault": "nan_gradients", "at": 0.4, "steps": 5}}
+    assert plan.frozen()["faults"] == {"broken": {"fault": "nan_gradients", "at": 0.4, "steps": 1}}
     assert plan.frozen()["arms"]["torch"] == {
         "contestant": "torch_adamw",
         "lr": 0.01,
@@ -62,7 +64,7 @@ def test_the_plan_writes_out_what_is_varied() -> None:
     assert len({spec.run_id for spec in plan.runs()}) == len(plan.runs()) == 8
     assert load(STUDY).hash != plan.hash
     assert plan.fault("undisturbed") is None
-    assert plan.fault("broken").steps == 5
+    assert plan.fault("broken").steps == 1
     with pytest.raises(InputError, match="is a contestant"):
         plan.recipe("torch")
 
@@ -85,6 +87,7 @@ def test_a_sweep_changes_one_number_of_every_recipe() -> None:
         (STUDY + "faults: {x: {fault: lr_spike, height: 3}}", "faults.x.height: unknown key"),
         (STUDY + "faults: {undisturbed: {fault: lr_spike}}", "not 'undisturbed'"),
         (STUDY + "judge: recovery", "cannot be judged without 'faults'"),
+        (STUDY + "faults: {}\nevaluate_every: 9\njudge: recovery", "without 'faults'"),
         (STUDY + "judge: bravery", "judge"),
         (STUDY.replace("torch_adamw", "torch_adam"), "did you mean 'torch_adamw'"),
         (STUDY.replace("torch_adamw, lr: 0.01", "torch_adamw"), "arms.torch: 'lr' is missing"),
@@ -157,11 +160,48 @@ def test_a_sweep_is_judged_by_its_width(tmp_path: Path) -> None:
     assert table.rows[2] == ["1e+30", "0.0000 (2 failed)", "0.0000 (2 failed)"]
 
 
+KILLED = STUDY.replace("torch: {contestant: torch_adamw", "plateau: {contestant: torch_plateau")
+KILLED += "evaluate_every: 10\nfaults: {killed: {fault: interruption, at: 0.43}}\n"
+
+
+class _Killed(BaseException):
+    """In the place of a signal, so that the process of the tests goes on."""
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = load(KILLED)
+
+    def kill(*_: object) -> None:
+        raise _Killed
+
+    monkeypatch.setattr(os, "kill", kill)
+    with Store.open(tmp_path / "store") as store:
+        for spec in (s for s in plan.runs() if s.seed == 1):
+            if spec.condition == "killed":
+                with pytest.raises(_Killed):
+                    record(plan, store, [spec])
+            record(plan, store, [spec])
+        runs = {
+            (spec.arm, spec.condition): RunRecord.read(store.run_directory(plan.id, spec.run_id))
+            for spec in plan.runs()
+            if spec.seed == 1
+        }
+    for arm in ("ours", "plateau"):
+        whole, stopped = runs[arm, "undisturbed"], runs[arm, "killed"]
+        assert whole.fingerprint == stopped.fingerprint
+        assert whole.batches == stopped.batches
+        assert whole.series["loss"].tolist() == stopped.series["loss"].tolist()
+        one, other = (course(found, "test_accuracy") for found in (whole, stopped))
+        assert one.evaluations == other.evaluations
+        assert (one.resumed, other.resumed) == ((), (24,))
+
+
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """A real SIGKILL between two checkpoints, of a recipe and of a contestant."""
-    text = STUDY.replace("torch: {contestant: torch_adamw", "plateau: {contestant: torch_plateau")
-    text = text.replace("seeds: 2", "seeds: [0, 1]")
-    plan = load(text + "evaluate_every: 10\nfaults: {killed: {fault: interruption, at: 0.43}}\n")
+    plan = load(KILLED)
     told: list[str] = []
     with Store.open(tmp_path / "store") as store:
         specs = [s for s in plan.runs() if s.seed == 1 or s.condition == "undisturbed"]
@@ -238,9 +278,7 @@ def test_trainscope_only_reports() -> None:
     watched.close()
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_study_that_ships_is_valid(path: Path) -> None:
     plan = Plan.load(path)
     assert len(plan.runs()) == len(plan.arms) * len(plan.seeds) * len(plan.conditions)

@@ -61,7 +61,9 @@ def test_corruption_mixes_one_part_while_it_lasts(name: str, part: int) -> None:
     assert not same(fault.batch(FIRST, clean), disturbance(name, seed=4).batch(FIRST, clean))
 
 
-@pytest.mark.parametrize(("name", "test"), [("nan_gradients", math.isnan), ("inf_gradients", math.isinf)])
+@pytest.mark.parametrize(
+    ("name", "test"), [("nan_gradients", math.isnan), ("inf_gradients", math.isinf)]
+)
 def test_one_number_of_the_gradient_is_spoilt(name: str, test: Callable[[float], bool]) -> None:
     fault, model = disturbance(name, steps=2), task().model(0)
     for step, count in ((FIRST - 1, 0), (FIRST, 1), (FIRST + 1, 1), (FIRST + 2, 0)):

@@ -74,7 +74,9 @@ def test_what_is_noticed_what_recovers_and_who_cries_wolf() -> None:
         1,
         30,
     )
-    assert (b.noticed, b.delay, b.recovered) == (0, None, 1), "what fails undisturbed proves nothing"
+    assert (b.noticed, b.delay, b.recovered) == (0, None, 1), (
+        "what fails undisturbed proves nothing"
+    )
     assert (a.recovery.low, a.recovery.high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
     assert [(x.alarms, x.steps, x.rate) for x in found.alarms] == [(1, 200, 50), (0, 200, 0)]
     late = resilience(courses, ("a",), {"f": 46}, "maximize").ordeals[0]

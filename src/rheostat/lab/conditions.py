@@ -54,7 +54,7 @@ def read_conditions(
     if {"faults", "sweep"} <= set(given):
         reader.report(("sweep",), "a study varies faults or a number, not both", key=True)
     for need in NEEDS.get(str(found.get("judge") or "metric"), ()):
-        if need not in given:
+        if given.get(need) in (None, {}):
             reader.report(("judge",), f"{found['judge']} cannot be judged without {need!r}")
     return found
 
@@ -82,10 +82,10 @@ def _faults(reader: Reader) -> dict[str, Any]:
         one = reader.mapping(here, "{fault: lr_spike, at: 0.4}")
         if one is None:
             continue
-        kind = one.get("fault")
+        kind = str(one.get("fault"))
         if kind not in FAULTS:
-            hint = nearest(str(kind), FAULTS)
-            reader.report((*here, "fault"), f"no fault is named {quoted(kind)}; {hint}")
+            message = f"no fault is named {quoted(one.get('fault'))}; {nearest(kind, FAULTS)}"
+            reader.report((*here, "fault"), message)
             continue
         values = {key: value for key, value in one.items() if key != "fault"}
         if (whole := checked(reader, here, FAULTS[kind], values)) is not None:
@@ -118,13 +118,14 @@ def _sweep(reader: Reader, arms: Mapping[str, Any]) -> dict[str, Any] | None:
         if key not in ("key", "values"):
             reader.unknown(("sweep", key), ("key", "values"))
     key = reader.value(KEY, ("sweep", "key"), given.get("key"))
-    listed: Any = given.get("values")
-    if not isinstance(listed, list) or len(cast("list[Any]", listed)) < 2:
-        reader.report(("sweep", "values"), f"{quoted(listed)} should be a list of 2 or more numbers")
+    written = given.get("values")
+    listed = cast("list[Any]", written) if isinstance(written, list) else []
+    if len(listed) < 2:
+        shown = quoted(cast("object", written))
+        reader.report(("sweep", "values"), f"{shown} should be a list of 2 or more numbers")
         return None
     values = [
-        reader.value(VALUE, ("sweep", "values", index), value)
-        for index, value in enumerate(cast("list[Any]", listed))
+        reader.value(VALUE, ("sweep", "values", index), value) for index, value in enumerate(listed)
     ]
     if key is None or None in values:
         return None

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from rheostat.core.errors import MachineError
-from rheostat.core.hyper import Count, Fraction, NonNegative, Positive, Steps
+from rheostat.core.hyper import Fraction, NonNegative, Positive, Steps
 from rheostat.schedules.annealing import cosine
 
 Decision: TypeAlias = dict[str, Any]
@@ -39,7 +39,7 @@ class Watched:
         self._parameters = list(model.parameters())
         self._schedule = lr if callable(lr) else None
         first = lr(0) if callable(lr) else lr
-        self.optimizer = torch.optim.AdamW(self._parameters, first, weight_decay=decay)
+        self.optimizer: Any = torch.optim.AdamW(self._parameters, first, weight_decay=decay)
         self._norm = clip
         self._steps = 0
 

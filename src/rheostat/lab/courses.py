@@ -83,4 +83,3 @@ def is_level(value: float, reference: float, goal: Goal) -> bool:
     """Whether a value is no more than `WITHIN` of the reference worse than it."""
     short = reference - value if goal == "maximize" else value - reference
     return short <= WITHIN * abs(reference)
-

@@ -36,9 +36,7 @@ def digits_task(net: Callable[[], nn.Module], shape: tuple[int, ...], batch: int
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise MachineError(
-            'the digits need scikit-learn: pip install "rheostat[study]"'
-        ) from None
+        raise MachineError('the digits need scikit-learn: pip install "rheostat[study]"') from None
     pixels, labels = cast("tuple[np.ndarray, np.ndarray]", load_digits(return_X_y=True))
     images = (pixels / 16.0).astype(np.float32).reshape(-1, *shape)
     labels = labels.astype(np.int64)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from rheostat.lab.courses import WITHIN, Course, Goal, is_level
 
@@ -35,7 +36,7 @@ def width(values: Mapping[float, float], best: float, goal: Goal) -> float:
 
 def _end(walk: Sequence[float], values: Mapping[float, float], bar: float, sign: int) -> float:
     """The logarithm (base 10) of where the metric falls below the bar on a walk from the peak."""
-    for here, then in zip(walk, walk[1:], strict=False):
+    for here, then in pairwise(walk):
         above, below = sign * (values[here] - bar), sign * (values[then] - bar)
         if below < 0:
             part = above / (above - below)

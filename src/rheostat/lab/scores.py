@@ -53,7 +53,9 @@ def sweep_of(plan: Mapping[str, Any], arms: Sequence[str], courses: Sequence[Cou
         key=plan["sweep"]["key"],
         arms=tuple(arms),
         values=tuple(plan["sweep"]["values"]),
-        means=tuple(tuple(fmean(_scored(plan, run) for run in runs) for runs in row) for row in cells),
+        means=tuple(
+            tuple(fmean(_scored(plan, run) for run in runs) for runs in row) for row in cells
+        ),
         failures=tuple(tuple(sum(run.failed for run in runs) for runs in row) for row in cells),
     )
 

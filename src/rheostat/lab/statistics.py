@@ -141,7 +141,9 @@ def rate_interval(events: int, exposure: float, level: float = 0.95) -> Interval
         raise InputError(f"{events} events in {exposure} are no rate")
     inverse, tail = _scipy("special").gammaincinv, (1 - level) / 2
     low = float(inverse(events, tail)) if events else 0.0
-    return Interval(low / exposure, float(inverse(events + 1, 1 - tail)) / exposure, level, "Garwood")
+    return Interval(
+        low / exposure, float(inverse(events + 1, 1 - tail)) / exposure, level, "Garwood"
+    )
 
 
 def sign_flip_p(differences: Sequence[float]) -> SignFlip:

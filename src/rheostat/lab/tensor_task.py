@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from rheostat.lab.workload import ShiftingTask
 from rheostat.signals.fingerprint import fingerprint
 
-Rows = tuple[Tensor, Tensor]
+Rows: TypeAlias = tuple[Tensor, ...]
 """Examples: inputs and targets, one example a row of both."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from rheostat.checkpoint.generations import FOLDER, Keep
+from rheostat.checkpoint.generations import FOLDER, Keep, prune
 from rheostat.checkpoint.load import newest
 from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.checkpoint.save import write
-from rheostat.checkpoint.generations import prune
 from rheostat.core.hyper import check_arguments
 from rheostat.lab.contestants import CONTESTANTS
 from rheostat.recipes.attach import attach

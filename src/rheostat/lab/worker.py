@@ -21,7 +21,6 @@ from rheostat.core.errors import MachineError, RheostatError
 from rheostat.lab.plan import Plan, RunSpec
 from rheostat.record.run import compact_run
 
-
 LOST = 20
 """Steps in a row without a finite loss after which nothing is expected to bring it back."""
 

@@ -27,7 +27,8 @@ def tables(results: Results) -> list[Table]:
     if results.resilience is not None:
         head = ("fault", "arm", "noticed", "after", "recovered", "95 % interval", "steps lost")
         rows = [_ordeal(row) for row in results.resilience.ordeals]
-        found.append(Table("Under faults", head, rows, results.resilience.protocol))
+        if rows:
+            found.append(Table("Under faults", head, rows, results.resilience.protocol))
         alarms = [_alarms(row) for row in results.resilience.alarms]
         head = ("arm", "alarms", "clean steps", "per 10,000", "95 % interval")
         found.append(Table("False alarms", head, alarms))

@@ -94,7 +94,8 @@ def missing(results: Results, shown: int = 8) -> str:
     more = len(results.missing) - len(names)
     tail = f" and {more} more" if more else ""
     verb = "is" if len(results.missing) == 1 else "are"
-    return f"{len(results.missing)} of {results.planned} runs {verb} missing ({', '.join(names)}{tail})"
+    count = f"{len(results.missing)} of {results.planned} runs"
+    return f"{count} {verb} missing ({', '.join(names)}{tail})"
 
 
 def problems(results: Results) -> str:

@@ -28,7 +28,7 @@ def atlas_gnn(
     layers: Count = 4,
     batch: Annotated[int, at.Ge(1), at.Le(TRAINING)] = 50,
 ) -> Workload:
-    """All 1,251 graphs of two to seven nodes, and a network that learns how well they hang together.
+    """All 1,251 graphs of two to seven nodes, and a network to learn how well they hold together.
 
     The target is a graph's algebraic connectivity, the second smallest eigenvalue of its Laplacian
     (0 where it is in pieces, 7 at most), scaled to mean 0 and standard deviation 1 over the graphs

@@ -31,12 +31,12 @@ def topics_transformer(
     """The topics of Python's help (some 460,000 characters) and a character transformer.
 
     Every tenth topic, in the order of their names, is held out: 256 windows spread evenly over
-    these texts; the others are cut into windows that do not overlap (some 6,400 as it is). Characters
-    are known by their rank among those that occur. The model has learned positions, and in
-    each layer attention with 16 numbers a head and a perceptron of four times the width with GELU,
-    both after a LayerNorm (113,000 parameters as it is); it predicts each next character under
-    cross-entropy. The texts are those of the Python that runs it: between Python's versions the
-    fingerprint of the data differs, and so do the numbers.
+    these texts; the others are cut into windows that do not overlap (some 6,400 as it is).
+    Characters are known by their rank among those that occur. The model has learned positions, and
+    in each layer attention with 16 numbers a head and a perceptron of four times the width with
+    GELU, both after a LayerNorm (some 117,000 parameters as it is); it predicts each next character
+    under cross-entropy. The texts are those of the Python that runs it: between Python's versions
+    the fingerprint of the data differs, and so do the numbers.
     Source: `pydoc_data.topics` of the standard library, which is made from the Python reference.
     layers: blocks of attention and perceptron.
     heads: of attention, 16 numbers each; so the width of the model is 16 times as much.
