@@ -22,6 +22,8 @@ from rheostat.lab.statistics import (
     is_constant,
     mean_interval,
     paired_correlation,
+    rate_interval,
+    share_interval,
     sign_flip_p,
     tost,
 )
@@ -366,3 +368,37 @@ def test_missing_scipy_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(MachineError, match=r'pip install "rheostat\[study\]"'):
         mean_interval([1.0, 2.0])
     assert sign_flip_p([1.0, 2.0]).p == 0.5  # needs none
+
+
+def test_shares_have_wilsons_interval() -> None:
+    """Against SciPy's own, and covering as it says: exactly, over all outcomes of 20 trials."""
+    from scipy import stats
+
+    for hits, trials in ((0, 8), (3, 8), (8, 8), (19, 20), (200, 211)):
+        theirs = stats.binomtest(hits, trials).proportion_ci(0.95, method="wilson")
+        found = share_interval(hits, trials)
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    covered = sum(
+        stats.binom.pmf(hits, 20, 0.9)
+        for hits in range(21)
+        if share_interval(hits, 20).low <= 0.9 <= share_interval(hits, 20).high
+    )
+    assert covered == pytest.approx(0.95, abs=0.02)
+    for hits, trials in ((1, 0), (-1, 3), (4, 3)):
+        with pytest.raises(InputError, match="no share"):
+            share_interval(hits, trials)
+
+
+def test_rates_have_garwoods_interval() -> None:
+    """By its definition: at either end the observed count is as rare as the tail says."""
+    from scipy import stats
+
+    for events, exposure in ((0, 3.0), (1, 3.78), (12, 3.0)):
+        found = rate_interval(events, exposure)
+        assert stats.poisson.cdf(events, found.high * exposure) == pytest.approx(0.025)
+        if events:
+            assert stats.poisson.sf(events - 1, found.low * exposure) == pytest.approx(0.025)
+        else:
+            assert found.low == 0
+    with pytest.raises(InputError, match="no rate"):
+        rate_interval(1, 0.0)

@@ -110,6 +110,8 @@ def _report(store: Store, study: str, as_json: bool, output: Path | None) -> Non
         verdict = results.verdict and asdict(results.verdict)
         gaps = [f"{arm}, seed {seed}" for arm, seed in results.missing]
         found = {"study": study, "plan_hash": results.plan_hash, "verdict": verdict}
+        beside = {"resilience": results.resilience, "sweep": results.sweep}
+        found |= {name: asdict(part) for name, part in beside.items() if part is not None}
         print_json({**found, "missing": gaps, "problems": results.problems, "report": str(path)})
     else:
         typer.echo(f"report: {path}")

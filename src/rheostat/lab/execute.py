@@ -182,7 +182,10 @@ class _Crew:
         self._deaths[spec.run_id] = self._deaths.get(spec.run_id, 0) + 1
         if self._deaths[spec.run_id] < ATTEMPTS:
             self.waiting.insert(0, spec)
-            self._warn(f"a worker died (exit {process.exitcode}); {_label(spec)} begins again")
+            if (self._runs / f"{spec.run_id}.part" / "killed").exists():
+                self._tell(f"{_label(spec)}: killed, as planned; goes on")
+            else:
+                self._warn(f"a worker died (exit {process.exitcode}); {_label(spec)} begins again")
         else:
             self._give_up(spec, f"its worker died {ATTEMPTS} times (exit {process.exitcode})")
         if self.waiting:
@@ -269,7 +272,7 @@ class _Crew:
 
 
 def _label(spec: RunSpec) -> str:
-    return f"{spec.arm}, seed {spec.seed}"
+    return f"{spec.arm}{f', {spec.condition}' if spec.condition else ''}, seed {spec.seed}"
 
 
 def _check_environment(record: RunRecord, study: str) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import component
+from rheostat.lab import conditions
 from rheostat.lab.study_file import read_study
 from rheostat.recipes.document import Document
 from rheostat.recipes.formats import open_document
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a study: an arm under a seed, and the name of its directory."""
+    """One run of a study: an arm under a seed, in a condition where the study has several, and
+    the name of its directory."""
 
     arm: str
     seed: int
     run_id: str
+    condition: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Plan:
     worst: float
     unit: str
     alpha: float
+    varied: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    """The keys of `rheostat.lab.conditions`, those that the study has."""
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any] | Document) -> Plan:
@@ -89,6 +94,7 @@ class Plan:
             worst=float(metric["worst"]),  # JSON has infinities as text
             unit=metric["unit"],
             alpha=canonical["alpha"],
+            varied={key: canonical[key] for key in conditions.KEYS if key in canonical},
         )
 
     def canonical(self) -> dict[str, Any]:
@@ -121,6 +127,7 @@ class Plan:
                 "unit": self.unit,
             },
             "alpha": self.alpha,
+            **copy.deepcopy(dict(self.varied)),
         }
 
     @property
@@ -142,20 +149,58 @@ class Plan:
         made: Workload = component(self.workload["workload"], "workload").factory(**arguments)
         return tuple(made.metrics)
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What every arm runs under, by name; a plain study has one condition, without a name."""
+        return conditions.names_of(self.varied)
+
+    @property
+    def evaluate_every(self) -> int | None:
+        """Steps from one validation to the next; None: only at the end."""
+        return self.varied.get("evaluate_every")
+
     def runs(self) -> list[RunSpec]:
-        """Every run, all arms of a seed before the next seed."""
+        """Every run, all arms of a seed, in every condition, before the next seed."""
         plan = self.hash
         return [
-            RunSpec(arm, seed, f"{arm}-s{seed}-{content_hash([plan, arm, seed])[:8]}")
+            RunSpec(arm, seed, _run_id(plan, arm, seed, condition), condition)
             for seed in self.seeds
+            for condition in self.conditions
             for arm in self.arms
         ]
 
-    def recipe(self, arm: str) -> Recipe:
-        """The recipe of an arm. Raises InputError for an arm that is not in the plan."""
+    def recipe(self, arm: str, condition: str = "") -> Recipe:
+        """The recipe of an arm in a condition.
+
+        Raises InputError for an arm that is not in the plan or is no recipe, or an unknown
+        condition.
+        """
         if arm not in self.arms:
             raise InputError(f"no arm is named {arm!r}; {nearest(arm, self.arms)}")
-        return Recipe.load(self.arms[arm])
+        if "contestant" in self.arms[arm]:
+            raise InputError(f"arm {arm!r} is a contestant and has no recipe")
+        if "sweep" not in self.varied:
+            return Recipe.load(self.arms[arm])
+        if condition not in self.conditions:
+            raise InputError(f"no condition {condition!r}; {nearest(condition, self.conditions)}")
+        sweep = self.varied["sweep"]
+        value = sweep["values"][self.conditions.index(condition)]
+        return Recipe.load(self.arms[arm], {sweep["key"]: value})
+
+    def fault(self, condition: str) -> Any:
+        """The `rheostat.lab.faults.Fault` of a condition; None where nothing goes wrong."""
+        written = self.varied.get("faults", {}).get(condition)
+        if written is None:
+            return None
+        from rheostat.lab.faults import FAULTS
+
+        return FAULTS[written["fault"]](**{k: v for k, v in written.items() if k != "fault"})
+
+
+def _run_id(plan: str, arm: str, seed: int, condition: str) -> str:
+    if not condition:
+        return f"{arm}-s{seed}-{content_hash([plan, arm, seed])[:8]}"
+    return f"{arm}-{condition}-s{seed}-{content_hash([plan, arm, condition, seed])[:8]}"
 
 
 def load_any(source: str | Path) -> tuple[Literal["recipe", "study"], dict[str, Any], str]:

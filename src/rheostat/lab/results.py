@@ -9,13 +9,17 @@ from typing import TypeAlias
 
 from rheostat.core.durable import JsonObject
 from rheostat.core.errors import InputError, MachineError
+from rheostat.lab.conditions import names_of
+from rheostat.lab.courses import Course, course
 from rheostat.lab.fairness import Parting, Witness, parting
-from rheostat.lab.verdict import Score, Verdict, judge
+from rheostat.lab.resilience import Resilience, resilience
+from rheostat.lab.scores import Sweep, judged, reference, sweep_of
+from rheostat.lab.verdict import Verdict, judge
 from rheostat.record.run import RunRecord
 from rheostat.record.store import Store, StoredStudy
 
 Place: TypeAlias = tuple[str, int]
-"""Where a run stands in its study: (arm, seed)."""
+"""Where a run stands in its study: (arm, with its condition where it has one; seed)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Run:
     value: float
     failed: bool
     record: RunRecord
+    condition: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return _place(self.arm, self.seed, self.condition)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,8 @@ class Results:
     `verdict` is None while runs are missing (`missing` says which) and void where the runs
     part (`parting` says where). `problems` says, a line each, where the record is not as it
     was written; a verdict beside a problem is not to be relied on, and `remedy` says what to do.
+    Of a study with several conditions `runs` are those of the one that stands for all (see
+    `scores.reference`); `resilience` or `sweep` says what the others came to.
     """
 
     study: str
@@ -57,6 +69,13 @@ class Results:
     remedy: str
     parting: Parting | None
     verdict: Verdict | None
+    resilience: Resilience | None = None
+    sweep: Sweep | None = None
+
+    @property
+    def planned(self) -> int:
+        """How many runs the plan has, in all conditions."""
+        return len(self.arms) * len(self.plan["seeds"]) * len(names_of(self.plan))
 
     def of_arm(self, arm: str) -> tuple[Run, ...]:
         """The runs of one arm, by seed."""
@@ -89,11 +108,15 @@ def load_results(store: Store, study_id: str) -> Results:
 def _results(store: Store, study: StoredStudy, problems: Sequence[str]) -> Results:
     plan = {**study.words, **study.plan}
     arms = tuple(plan["order"])
-    places = [(arm, seed) for arm in arms for seed in sorted(plan["seeds"])]
+    seeds, conditions = sorted(plan["seeds"]), names_of(plan)
+    places = [_place(a, s, condition) for condition in conditions for a in arms for s in seeds]
     found, strays = _gather(store, study.id, plan["metric"]["name"], places)
-    runs = tuple(found[place] for place in places if place in found)
+    every = [found[place] for place in places if place in found]
     missing = tuple(place for place in places if place not in found)
-    parted = parting(_witness(run) for run in runs)
+    parted = _parting(every, conditions)
+    courses = [course(run.record, plan["metric"]["name"]) for run in every]
+    shown = reference(plan, courses)
+    runs = tuple(run for run in every if run.condition == shown)
     return Results(
         study=study.id,
         plan=plan,
@@ -106,8 +129,28 @@ def _results(store: Store, study: StoredStudy, problems: Sequence[str]) -> Resul
         problems=(*problems, *strays),
         remedy=_remedy(store, study.id) if problems or strays else "",
         parting=parted,
-        verdict=None if missing else _judge(plan, arms, runs, parted),
+        verdict=None if missing else _judge(plan, arms, courses, parted),
+        resilience=None if missing or "faults" not in plan else _resilience(plan, arms, courses),
+        sweep=None if missing or "sweep" not in plan else sweep_of(plan, arms, courses),
     )
+
+
+def _resilience(plan: JsonObject, arms: Sequence[str], courses: Sequence[Course]) -> Resilience:
+    begins = {name: int(fault["at"] * plan["steps"]) for name, fault in plan["faults"].items()}
+    return resilience(courses, arms, begins, plan["metric"]["goal"])
+
+
+def _place(arm: str, seed: int, condition: str) -> Place:
+    return (f"{arm} ({condition})" if condition else arm, seed)
+
+
+def _parting(runs: Sequence[Run], conditions: Sequence[str]) -> Parting | None:
+    """The first parting among the arms of a seed in one condition."""
+    for condition in conditions:
+        found = parting(_witness(run) for run in runs if run.condition == condition)
+        if found is not None:
+            return found
+    return None
 
 
 def _remedy(store: Store, study: str) -> str:
@@ -131,11 +174,11 @@ def _gather(
         except (InputError, MachineError):
             continue  # the store's verification has said so; the run counts as missing
         run = _run(stored.id, record, metric)
-        place = (run.arm, run.seed)
+        place = run.place
         if record.status == "running":
             strays.append(f"run {run.id}: in the index, but its log has no finish")
         elif place not in places:
-            strays.append(f"run {run.id}: arm {run.arm}, seed {run.seed} is not in the plan")
+            strays.append(f"run {run.id}: arm {place[0]}, seed {place[1]} is not in the plan")
         elif place in found:
             strays.append(f"run {run.id}: run {found[place].id} is in its place already")
         else:
@@ -152,6 +195,7 @@ def _run(run_id: str, record: RunRecord, metric: str) -> Run:
         value=value,
         failed=record.status == "diverged" or not math.isfinite(value),
         record=record,
+        condition=record.header.get("condition", ""),
     )
 
 
@@ -168,19 +212,19 @@ def _witness(run: Run) -> Witness:
 
 
 def _judge(
-    plan: JsonObject, arms: Sequence[str], runs: Sequence[Run], parted: Parting | None
+    plan: JsonObject, arms: Sequence[str], courses: Sequence[Course], parted: Parting | None
 ) -> Verdict:
-    metric = plan["metric"]
+    of = judged(plan, courses)
     return judge(
-        [Score(run.arm, run.seed, run.value, run.failed) for run in runs],
+        of.scores,
         arms=arms,
         baseline=plan["baseline"],
-        metric=metric["name"],
-        goal=metric["goal"],
-        margin=metric["margin"],
-        worst=float(metric["worst"]),  # JSON has infinities as text
+        metric=of.name,
+        goal=of.goal,
+        margin=plan["metric"]["margin"],
+        worst=of.worst,
         alpha=plan["alpha"],
-        unit=metric["unit"],
+        unit=of.unit,
         hypothesis=plan["hypothesis"],
         void=None if parted is None else parted.sentence,
     )

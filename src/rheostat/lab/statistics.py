@@ -46,12 +46,12 @@ rounding cannot break a tie while the metric is under some 1e5 times the differe
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided confidence interval of a mean, in the unit of the values."""
+    """A two-sided confidence interval of a mean, a share or a rate, in the unit of the values."""
 
     low: float
     high: float
     level: float
-    method: Literal["t", "BCa", "constant"]
+    method: Literal["t", "BCa", "constant", "Wilson", "Garwood"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,41 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     )
     return Interval(
         mean + spread * float(found.low), mean + spread * float(found.high), level, "BCa"
+    )
+
+
+def share_interval(hits: int, trials: int, level: float = 0.95) -> Interval:
+    """Wilson's interval of a share, from `hits` of `trials`: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) /
+    (1 + z²/n). Unlike p ± z √(p(1−p)/n) it has a width where all succeed.
+
+    `InputError` for no trials, or more hits than trials.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
+    """
+    if not 0 <= hits <= trials or trials < 1:
+        raise InputError(f"{hits} of {trials} is no share")
+    z = float(_scipy("special").ndtri((1 + level) / 2))
+    share, weight = hits / trials, z * z / trials
+    half = z * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
+    low, high = ((share + weight / 2 + sign * half) / (1 + weight) for sign in (-1, 1))
+    # Rounding would leave the least bit beyond the ends, where none or all are hits.
+    ends = (0.0 if hits == 0 else low, 1.0 if hits == trials else high)
+    return Interval(*ends, level, "Wilson")
+
+
+def rate_interval(events: int, exposure: float, level: float = 0.95) -> Interval:
+    """Garwood's exact interval of a Poisson rate, from `events` in `exposure` units.
+
+    `InputError` for fewer events than none, or no exposure.
+
+    Source: Garwood, "Fiducial limits for the Poisson distribution" (1936).
+    """
+    if events < 0 or not exposure > 0:
+        raise InputError(f"{events} events in {exposure} are no rate")
+    inverse, tail = _scipy("special").gammaincinv, (1 - level) / 2
+    low = float(inverse(events, tail)) if events else 0.0
+    return Interval(
+        low / exposure, float(inverse(events + 1, 1 - tail)) / exposure, level, "Garwood"
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.hyper import Argument
+from rheostat.lab import conditions
 from rheostat.recipes.document import Document, Problem, quoted, refuse
 from rheostat.recipes.reader import STEPS, Reader
 from rheostat.recipes.recipe import read_recipe
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 """The level of a study's tests and intervals."""
 
-KEYS = (*STUDY_TEXTS, "workload", "recipe", "arms", "baseline", "seeds", "steps", "metric")
-"""The keys of a study file; all but `recipe` are needed."""
+NEEDED = (*STUDY_TEXTS, "workload", "arms", "baseline", "seeds", "steps", "metric")
+KEYS = (*NEEDED, "recipe", *conditions.KEYS)
+"""The keys of a study file; `NEEDED` are needed."""
 
 
 def read_study(document: Document) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class _Study:
         if given is None:
             return {}
         self._given = given
-        self._keys((), given, KEYS, optional="recipe")
+        self._keys((), given, KEYS, NEEDED)
         texts = {name: self._text(name, argument) for name, argument in STUDY_TEXTS.items()}
         workload, metrics = self._workload()
         steps = self._value(STEPS)
@@ -70,6 +72,7 @@ class _Study:
             "steps": steps,
             "metric": self._metric(metrics),
             "alpha": ALPHA,
+            **conditions.read_conditions(self._reader, given, arms),
         }
 
     def _keys(
@@ -77,12 +80,12 @@ class _Study:
         path: tuple[str, ...],
         given: Mapping[str, Any],
         known: tuple[str, ...],
-        optional: str = "",
+        needed: tuple[str, ...],
     ) -> None:
         meant = {self._reader.unknown((*path, key), known) for key in given if key not in known}
-        for key in known:
+        for key in needed:
             # A misspelt key has been told of; that the right one is missing is no second problem.
-            if key not in given and key != optional and key not in meant:
+            if key not in given and key not in meant:
                 self._reader.report(path, f"{key!r} is missing")
 
     def _value(self, argument: Argument) -> Any:
@@ -125,7 +128,7 @@ class _Study:
         given = self._reader.mapping(("metric",), "{name: test_accuracy, margin: 0.005}")
         if given is None:
             return None
-        self._keys(("metric",), given, tuple(METRIC_KEYS))
+        self._keys(("metric",), given, tuple(METRIC_KEYS), tuple(METRIC_KEYS))
         values = {
             key: self._reader.value(argument, ("metric", key), given[key])
             for key, argument in METRIC_KEYS.items()
@@ -139,7 +142,9 @@ class _Study:
             self._reader.report(("metric", "name"), f"the workload has no {quoted(name)}; {hint}")
             return None
         metric = known[name]
-        if (margin := values.get("margin")) is not None:
+        # What else is judged has a margin in a unit of its own.
+        of_metric = self._given.get("judge", "metric") == "metric"
+        if of_metric and (margin := values.get("margin")) is not None:
             self._sensible_margin(margin, name, metric)
         kept = {"goal": metric.goal, "worst": float(metric.worst), "unit": metric.unit}
         return {"name": name, "margin": values.get("margin"), **kept}
@@ -213,6 +218,10 @@ class _Study:
             if not isinstance(written, dict):
                 self._reader.mapping(("arms", name), "{lr: 0.1}")
                 continue
+            if "contestant" in written:
+                contestant = self._contestant(name, cast("dict[str, Any]", written))
+                arms.update({} if contestant is None else {name: contestant})
+                continue
             whole = self._document.overlaid(("recipe",), ("arms", name))
             recipe, problems = read_recipe(whole, steps)
             for problem in problems:
@@ -224,6 +233,20 @@ class _Study:
         ]
         self._refuse_twins(arms)
         return arms
+
+    def _contestant(self, name: str, written: Mapping[str, Any]) -> dict[str, Any] | None:
+        """An arm that is no recipe; it takes nothing from the shared one."""
+        from rheostat.lab.contestants import CONTESTANTS
+
+        here, kind = ("arms", name), written["contestant"]
+        if kind not in CONTESTANTS:
+            hint = nearest(str(kind), CONTESTANTS)
+            message = f"no contestant is named {quoted(kind)}; {hint}"
+            self._reader.report((*here, "contestant"), message)
+            return None
+        given = {key: value for key, value in written.items() if key != "contestant"}
+        whole = conditions.checked(self._reader, here, CONTESTANTS[kind], given)
+        return None if whole is None else {"contestant": kind, **whole}
 
     def _shared(
         self, faults: Mapping[Problem, list[str]], given: Mapping[str, Any]

@@ -15,10 +15,17 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from rheostat.checkpoint.generations import FOLDER
 from rheostat.core.durable import sync_directory
 from rheostat.core.errors import MachineError, RheostatError
 from rheostat.lab.plan import Plan, RunSpec
 from rheostat.record.run import compact_run
+
+LOST = 20
+"""Steps in a row without a finite loss after which nothing is expected to bring it back."""
+
+SAVES = 15
+"""Checkpoints over a run that is to be interrupted."""
 
 
 @dataclass(frozen=True)
@@ -75,40 +82,66 @@ def work(
 def run_one(plan: Plan, spec: RunSpec, task: Any, study: str, final: Path) -> None:
     """Train one run; `final` appears, complete, when it is done, and not before.
 
-    A run whose training loss is no longer finite has diverged: it ends there, and its metrics
-    are NaN; so has one that ends with a weight or a metric that is not finite. That is a result,
-    not an error.
+    A run whose training loss stays without a finite value for `LOST` steps has diverged: it ends
+    there, and its metrics are NaN; so has one that ends with a weight or a metric that is not
+    finite. That is a result, not an error.
     """
-    from rheostat.recipes.attach import attach
+    from rheostat.lab.faults import Disturbance
 
     if final.exists():
         return  # a worker was killed after it had finished and before it could say so
     part = final.with_name(final.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    disturbance = Disturbance(plan.fault(spec.condition), plan.steps, spec.seed, task)
+    if not disturbance.kills:
+        shutil.rmtree(part, ignore_errors=True)
     model = task.model(spec.seed)
-    about = {"study": study, "arm": spec.arm, "seed": spec.seed, "data": task.data}
-    run = attach(plan.recipe(spec.arm), model, directory=part, about=about)
-    diverged = False
-    with run:
+    bad = 0
+    with _trainee(plan, spec, model, task.data, study, part, saves=disturbance.kills) as trainee:
+        disturbance.follow(trainee.optimizer, lambda: trainee.batches)
         batches = task.batches(spec.seed)
-        for _ in range(plan.steps):
-            batch = next(batches)
-            run.optimizer.zero_grad()
-            loss = task.loss(model, batch)
+        for step in range(plan.steps):
+            batch = disturbance.batch(step, next(batches))
+            if step < trainee.batches:
+                continue  # seen before the interruption
+            if plan.evaluate_every and step and step % plan.evaluate_every == 0:
+                trainee.evaluated(disturbance.evaluate(step, model))
+            disturbance.process(step, part)
+            disturbance.weights(step, model)
+            trainee.optimizer.zero_grad()
+            loss = disturbance.loss(step, task.loss(model, batch))
             loss.backward()
+            disturbance.gradients(step, model)
             value = loss.item()
-            run.step(value, batch=batch)
-            if not math.isfinite(value):
-                diverged = True
+            trainee.step(value, batch)
+            bad = 0 if math.isfinite(value) else bad + 1
+            if bad == LOST:
                 break
         # The last update may have been the one that broke it: no loss has seen its weights.
-        whole = not diverged and all(bool(p.isfinite().all()) for p in model.parameters())
-        metrics = task.evaluate(model) if whole else dict.fromkeys(plan.metrics, math.nan)
+        whole = bad < LOST and all(bool(p.isfinite().all()) for p in model.parameters())
+        none = dict.fromkeys(plan.metrics, math.nan)
+        metrics = disturbance.evaluate(plan.steps, model) if whole else none
         good = all(math.isfinite(value) for value in metrics.values())
-        run.finish(metrics, "done" if whole and good else "diverged")
+        trainee.finish(metrics, "done" if whole and good else "diverged")
     compact_run(part)
+    shutil.rmtree(part / FOLDER, ignore_errors=True)
     part.rename(final)
     sync_directory(final.parent)
+
+
+def _trainee(
+    plan: Plan, spec: RunSpec, model: Any, data: str, study: str, part: Path, *, saves: bool
+) -> Any:
+    """What the arm trains with; it is recorded in `part`, and goes on from there."""
+    from rheostat.lab.trainee import Start, of_contestant, of_recipe
+
+    about = {"study": study, "arm": spec.arm, "seed": spec.seed, "data": data}
+    if spec.condition:
+        about["condition"] = spec.condition
+    start = Start(part, about, max(1, plan.steps // SAVES) if saves else None)
+    if "contestant" not in plan.arms[spec.arm]:
+        return of_recipe(plan.recipe(spec.arm, spec.condition), model, start)
+    judged = (plan.metric, 1 if plan.goal == "minimize" else -1)
+    return of_contestant(plan.arms[spec.arm], model, plan.steps, judged, start)
 
 
 def _next(connection: Connection) -> RunSpec | None:

@@ -47,6 +47,27 @@ class Task(Protocol):
         ...
 
 
+class ShiftingTask(Task, Protocol):
+    """A task whose world can change while it is learned.
+
+    Its batches are tuples of tensors, one example a row of each; the inputs come first, the targets
+    last.
+    """
+
+    held_out: tuple[Tensor, ...]
+    """The examples that are not trained on, as one batch."""
+
+    def evaluate(
+        self, model: nn.Module, examples: tuple[Tensor, ...] | None = None
+    ) -> dict[str, float]:
+        """Every declared metric, on the held-out examples or on others in their place."""
+        ...
+
+    def shifted(self, examples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The same examples as they look once the world has changed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """A task by declaration; `load` reads its data, once a process."""

@@ -297,6 +297,15 @@ class Run:
             self._recorder.replanned(self.batches, operation, changes)
         self._progress.changes.append(noted(self._loop, operation, arguments))
 
+    def note(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Record an event of your own, such as a validation, at this place of the run.
+
+        Raises:
+            InputError: the run is closed. ValueError: the kind is one of the record's own.
+        """
+        if self._writer is not None:
+            self._writer.event(kind, {"step": self.batches, **fields})
+
     def finish(
         self,
         metrics: Mapping[str, float],

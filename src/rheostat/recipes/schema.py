@@ -15,6 +15,7 @@ from rheostat.recipes.recipe_schema import (
     Schema,
     arguments,
     as_it_is,
+    chosen,
     closed,
     component_schema,
     definitions,
@@ -65,7 +66,7 @@ def study_schema() -> Schema:
             "type": "object",
             "minProperties": 2,
             "propertyNames": {"pattern": f"^{ARM_NAME}$"},
-            "additionalProperties": of_recipe,
+            "additionalProperties": chosen("contestant", _named("contestant"), of_recipe),
         },
         "baseline": {
             "description": "the arm to compare the others with",
@@ -80,12 +81,48 @@ def study_schema() -> Schema:
         },
     }
     needed = [name for name in properties if name != "recipe"]
+    properties |= _conditions()
     return {
         "$schema": DIALECT,
         "title": "Rheostat study",
         **closed(properties, needed),
         "$defs": {**definitions(), "part": part()},
     }
+
+
+def _conditions() -> Schema:
+    """What a study may vary beside its arms; which faults and contestants there are, and what they
+    take, is for the checks to say."""
+    sweep: Schema = {
+        "key": {"type": "string"},
+        "values": {"type": "array", "items": {"type": "number"}, "minItems": 2},
+    }
+    return {
+        "faults": {
+            "description": "every arm runs undisturbed and under each of these: a name, the fault",
+            "type": "object",
+            "propertyNames": {"pattern": f"^{ARM_NAME}$"},
+            "additionalProperties": _named("fault"),
+        },
+        "sweep": {
+            "description": "every arm runs at each of these values of a key of its recipe",
+            **closed(sweep, sweep),
+        },
+        "evaluate_every": {
+            "description": "updates from one validation to the next; without it only at the end",
+            "type": "integer",
+            "minimum": 1,
+        },
+        "target": {"description": "the metric that a search is to reach", "type": "number"},
+        "judge": {
+            "description": "what the verdict is about",
+            "enum": ["metric", "recovery", "width", "search"],
+        },
+    }
+
+
+def _named(kind: str) -> Schema:
+    return {"type": "object", "properties": {kind: {"type": "string"}}, "required": [kind]}
 
 
 def _workloads() -> list[Schema]:

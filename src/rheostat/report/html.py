@@ -48,6 +48,7 @@ def page(results: Results) -> str:
         sections.intention(results),
         sections.arms(results, look),
         sections.comparisons(results, look),
+        sections.under_conditions(results),
         sections.figures(drawn),
         evidence.fairness(results),
         evidence.provenance(results, look),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rheostat.lab.results import Results
 from rheostat.lab.verdict import RULE, ArmSummary, Comparison, Verdict
-from rheostat.report import words
+from rheostat.report import conditions, words
 from rheostat.report.markup import Html, details, element, join, paragraph, table
 from rheostat.report.plot import Figure, Look
 
@@ -93,6 +93,19 @@ def comparisons(results: Results, look: Look) -> Html:
         element("p", {"class": "note"}, told),
         details("What pairing by seed bought", _pairing(verdict, look)),
     )
+
+
+def under_conditions(results: Results) -> Html:
+    """What the study's other conditions came to, where it has any."""
+    found = [
+        _part(one.title, table(one.title, one.head, one.rows), *filter(None, [_note(one.note)]))
+        for one in conditions.tables(results)
+    ]
+    return join(found)
+
+
+def _note(text: str) -> Html:
+    return element("p", {"class": "note"}, text) if text else Html("")
 
 
 def _pairing(verdict: Verdict, look: Look) -> Html:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rheostat.lab.results import Results
 from rheostat.lab.verdict import RULE, ArmSummary, Comparison, Verdict
-from rheostat.report import words
+from rheostat.report import conditions, words
 
 WIDTH = 100
 """Columns at most: longer lines are hard to read, however wide the terminal is."""
@@ -47,6 +47,10 @@ def print_study(results: Results, console: Console) -> None:
         page.gap()
         for row in verdict.comparisons:
             page.line(row.sentence, STYLES.get(row.outcome, "bold"))
+    for table in conditions.tables(results):
+        page.table(table.title, table.head, table.rows)
+        if table.note:
+            page.line(table.note)
     page.pair("like with like", words.fairness(results))
     if results.problems:
         page.loud(f"THE RECORD DOES NOT VERIFY: {words.problems(results)}")

@@ -93,9 +93,9 @@ def missing(results: Results, shown: int = 8) -> str:
     names = [f"{arm} seed {seed}" for arm, seed in results.missing[:shown]]
     more = len(results.missing) - len(names)
     tail = f" and {more} more" if more else ""
-    planned = len(results.missing) + len(results.runs)
     verb = "is" if len(results.missing) == 1 else "are"
-    return f"{len(results.missing)} of {planned} runs {verb} missing ({', '.join(names)}{tail})"
+    count = f"{len(results.missing)} of {results.planned} runs"
+    return f"{count} {verb} missing ({', '.join(names)}{tail})"
 
 
 def problems(results: Results) -> str:
