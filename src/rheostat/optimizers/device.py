@@ -19,6 +19,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers import fused, windows
+from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.guard import Look, reason_for
 from rheostat.optimizers.numbers import Number
 from rheostat.optimizers.results import Outcome, StepResult
@@ -159,7 +160,11 @@ class Resident:
                     group[name] = self._number(group[name])
                 # A copy: the group's own is written while rules still read it.
                 mine[name] = frame.number(group[name].clone())
-            found.append(mine)
+
+            def cell(name: str, factor: float, index: int = index) -> Number:
+                return frame.number(self._cell((index, "factors", name), factor), factor)
+
+            found.append(under_factors(mine, group["factors"], cell))
         return found
 
     def _cell(self, path: tuple[Any, ...], value: float) -> Tensor:
@@ -184,6 +189,10 @@ class Resident:
             self._refuse_capture(f"the window of its schedules ended; {_FIRST}")
             window = self._window = Window.make(self._like, self._known, rows, window)
         return window.at(self._applied)
+
+    def limit(self, norm: float | None) -> Tensor | None:
+        """A limit of the gradient's norm, on the device."""
+        return None if norm is None else self._cell(("limit",), norm)
 
     # -- CUDA graphs ----------------------------------------------------------------------------
 
@@ -220,7 +229,7 @@ class Resident:
                 return True, int(count), None, norm
             fine = cast("list[bool]", parts.tolist())
             bad = [name for name, well in zip(names, fine, strict=True) if not well]
-            return False, int(count), reason_for(bad), norm
+            return False, int(count), reason_for(bad, norm), norm
 
         return StepResult.later(read)
 

@@ -33,17 +33,25 @@ class Look(NamedTuple):
     parts: Tensor | None = None
 
 
-def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy: NonFinite) -> Look:
-    """Look at the gradients of the named parameters; "propagate" looks at nothing.
+def inspect_gradients(
+    names: Sequence[str],
+    gradients: Sequence[Tensor],
+    policy: NonFinite,
+    limit: float | None = None,
+) -> Look:
+    """Look at the gradients of the named parameters; "propagate" looks at nothing but a `limit` of
+    their global norm, above which the update is skipped.
 
     Raises RheostatError for a non-finite gradient under "raise", with the parameter's name.
     """
-    if policy == "propagate" or not gradients:
+    if (policy == "propagate" and limit is None) or not gradients:
         return Look()
     values = [grad._values() if grad.is_sparse else grad for grad in gradients]
     found = squares(values)
     norm = math.sqrt(found.sum().item())
-    if math.isfinite(norm):
+    if limit is not None and norm > limit:
+        return Look(norm, None, reason_for([], norm))
+    if math.isfinite(norm) or policy == "propagate":
         return Look(norm, found)
     # Large finite gradients overflow the norm too: only the elements themselves decide.
     bad = [n for n, finite in zip(names, _are_finite(values), strict=True) if not finite]
@@ -51,10 +59,10 @@ def inspect_gradients(names: Sequence[str], gradients: Sequence[Tensor], policy:
         return Look(norm, found)
     if policy == "raise":
         raise RheostatError(f"the gradient of {bad[0]} is not finite; nothing was updated")
-    return Look(norm, None, reason_for(bad))
+    return Look(norm, None, reason_for(bad, norm))
 
 
-def look_on_device(gradients: Sequence[Tensor]) -> Look:
+def look_on_device(gradients: Sequence[Tensor], limit: Tensor | None = None) -> Look:
     """Look at the gradients without waiting for what is seen.
 
     The norms are summed in float64, in which float32 gradients cannot overflow.
@@ -63,11 +71,15 @@ def look_on_device(gradients: Sequence[Tensor]) -> Look:
     found = squares(values, wide=True)
     wide = any(value.dtype == torch.float64 for value in values)
     parts = (peaks(values) if wide else found).isfinite()
-    return Look(squares=found, ok=parts.all(), parts=parts)
+    ok = parts.all() if limit is None else parts.all() & (found.sum().sqrt() <= limit)
+    return Look(squares=found, ok=ok, parts=parts)
 
 
-def reason_for(bad: Sequence[str]) -> str:
-    """Why a step was skipped, from the names of the parameters with a non-finite gradient."""
+def reason_for(bad: Sequence[str], norm: float) -> str:
+    """Why a step was skipped, from the names of the parameters with a non-finite gradient; none
+    for a global norm above the limit."""
+    if not bad:
+        return f"the gradient's norm, {norm:.4g}, is above the limit"
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
     return f"non-finite gradient in {bad[0]}{more}"
 

@@ -14,6 +14,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.sharded import gathered, is_sharded, laid_out, local, part
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.device import Frame
+from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Kernel, fitting
 
@@ -140,7 +141,7 @@ def numbers_of(group: Mapping[str, Any], rule: Transform) -> dict[str, Any]:
     values = {name: _number(group[name]) for name in (*rule.hyperparameters, *rule.scalars)}
     if group["lr_factor"] != 1.0:
         values["lr"] = values["lr"] * group["lr_factor"]
-    return values
+    return under_factors(values, group["factors"]) if group["factors"] else values
 
 
 def accumulate(groups: Sequence[dict[str, Any]], held: Sequence[Held], count: int) -> str | None:

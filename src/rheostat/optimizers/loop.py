@@ -197,16 +197,16 @@ class Optimizer(torch.optim.Optimizer):
     def _look(self, held: Sequence[Held], gradients: Sequence[Tensor]) -> Look:
         """Look at the gradients; on a device that counts, without waiting for what is seen."""
         names = [one.name for one in held]
-        policy = self.options.nonfinite
+        policy, limit = self.options.nonfinite, self.param_groups[0]["limit"]
         if self._roster.resident is None or policy != "skip":
-            return inspect_gradients(names, gradients, policy)
+            return inspect_gradients(names, gradients, policy, limit)
         # No restart may touch the state of an update that was skipped: with the update before one
         # the host waits. A step without gradients, or with sparse ones, is as rare.
         sparse = any(gradient.is_sparse for gradient in gradients)
         if self.plan.updates_to_restart() <= 1 or sparse or not held:
             self._learn()
-            return inspect_gradients(names, gradients, policy)
-        return look_on_device(gradients)
+            return inspect_gradients(names, gradients, policy, limit)
+        return look_on_device(gradients, self._roster.resident.limit(limit))
 
     def _update(
         self,

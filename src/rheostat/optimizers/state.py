@@ -21,6 +21,8 @@ write there."""
 
 SHARED: Mapping[str, Any] = {
     "lr_factor": 1.0,
+    "factors": {},
+    "limit": None,
     "maximize": False,
     "seed": 0,
     **START,
