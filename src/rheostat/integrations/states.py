@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, closest
 from rheostat.core.registry import component
+from rheostat.core.sharded import gathered, laid_out
 from rheostat.core.transform import Buffer
 from rheostat.integrations.foreign import ForeignOptimizer
 from rheostat.integrations.peers import MUTE, Flags, Peer, arguments_of, peer_of
@@ -59,7 +60,10 @@ def export_state(
         numbers["lr"] = numbers["lr"] * group["lr_factor"]
         said = {name: values[0] for name, values in flags.items()}
         # Made over parameters without memory: a group comes out with every entry it should have.
-        likes = [nn.Parameter(torch.empty_like(p, device="meta")) for p in group["params"]]
+        likes = [
+            nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"))
+            for p in group["params"]
+        ]
         listed.append({"params": likes, **numbers, **said})
         states.append(_exported(optimizer, index, peer))
         if peer.steps == "group":
@@ -113,6 +117,8 @@ def import_state(
     Raises:
         InputError: what does not map, all of it.
     """
+    if hyperparameters not in ("theirs", "ours"):
+        raise InputError(f"hyperparameters={hyperparameters!r}: should be 'theirs' or 'ours'")
     theirs = _by_name(state_dict, names)
     chosen = _chosen(optimizer, groups)
     mine = [name for i in chosen for name in optimizer.param_groups[i]["param_names"]]
@@ -203,7 +209,7 @@ def _by_name(
 
 
 def _unmatched(names: Iterable[str], others: Iterable[str], said: str) -> list[str]:
-    known = list(others)
+    known = set(others)
     found: list[str] = []
     for name in names:
         if name not in known:
@@ -312,6 +318,7 @@ def _exported(optimizer: Optimizer, index: int, peer: Peer) -> dict[str, dict[st
         for buffer in optimizer.rule(index).buffers:
             value = state[buffer]
             if value.numel() or not param.numel():
+                value = gathered(value)
                 value = -value if buffer in peer.negated else value.clone()
                 entry[peer.buffers.get(buffer, buffer)] = value
         found[name] = entry
@@ -362,6 +369,6 @@ def _imported(
         elif torch.promote_types(value.dtype, made.dtype) != made.dtype:
             problems.append(f"{name}: {theirs} is {value.dtype} there, {made.dtype} here")
         else:
-            found[buffer] = made.copy_(-value if buffer in peer.negated else value)
+            found[buffer] = made.copy_(laid_out(-value if buffer in peer.negated else value, made))
     problems += [f"{name}: {theirs}, which this rule has not" for theirs in sorted(left)]
     return found, problems

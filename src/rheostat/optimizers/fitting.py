@@ -57,13 +57,15 @@ class Fitting:
             for name, number in zip(group["param_names"], group["params"], strict=True)
         }
         fitted = self.optimizer.state_dict()
-        names = [name for group in fitted["param_groups"] for name in group["param_names"]]
-        self._compare_names(names)
+        self._compare_names({n: None for g in fitted["param_groups"] for n in g["param_names"]})
         if any(group["evaluating"] for group in groups):
             self._problems.append("it was saved while it showed its evaluation view")
         for index, group in enumerate(fitted["param_groups"]):
-            for name, number in zip(group["param_names"], group["params"], strict=True):
-                entry = self._entry(index, name)
+            params = self.optimizer.param_groups[index]["params"]
+            for name, number, param in zip(
+                group["param_names"], group["params"], params, strict=True
+            ):
+                entry = self._entry(index, name, param)
                 if entry is not None:
                     fitted["state"][number] = entry
             group.update(self._numbers(index, group))
@@ -81,7 +83,7 @@ class Fitting:
             raise InputError(f"the saved state differs in more than was said: {told}")
         return fitted
 
-    def _compare_names(self, names: Sequence[str]) -> None:
+    def _compare_names(self, names: Mapping[str, Any]) -> None:
         for name in self._group_of:
             if name not in names:
                 self._unmatched(name, "was saved, and is not here: drop it or rename it", names)
@@ -102,10 +104,8 @@ class Fitting:
 
     # -- buffers --------------------------------------------------------------------------------
 
-    def _entry(self, index: int, name: str) -> dict[str, Tensor] | None:
+    def _entry(self, index: int, name: str, param: Tensor) -> dict[str, Tensor] | None:
         """The state of a parameter; None where it has none, being frozen."""
-        group = self.optimizer.param_groups[index]
-        param = group["params"][group["param_names"].index(name)]
         saved = self.saved["state"].get(self._number_of.get(name), {})
         if not saved and not param.requires_grad:
             return None
@@ -167,7 +167,8 @@ class Fitting:
         if kept:
             for source in sources.values():
                 for key in first:
-                    if key not in LABELS and source.get(key) != first[key]:
+                    taken = key in (*LABELS, "plan", "mode") or _matches(key, self.here)
+                    if not taken and source.get(key) != first[key]:
                         self._problems.append(
                             f"group {index}: {key} was saved as {first[key]!r} for some of its "
                             f"parameters and {source.get(key)!r} for others"
