@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, SupportsFloat, cast
 
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import Schedule
@@ -81,7 +81,7 @@ def check_owners(
     """
     for key, value in schedules.items():
         expected = at_counts(value, group, key)
-        if group[key] == expected:
+        if _same(group[key], expected):
             _check_range(f"param group {index}: {key}", value, expected, group)
             continue
         if saved:
@@ -91,12 +91,13 @@ def check_owners(
                 "schedule it was saved with"
             )
         if base_key(key) in group:
-            if not expected or not 0 < group[key] < math.inf:
+            found = group[key] if isinstance(group[key], SupportsFloat) else math.nan
+            if not expected or not 0 < float(found) < math.inf:
                 raise InputError(
                     f"{key} of param group {index} is a base value times a factor, which gives "
                     f"{expected!r} now; {group[key]!r} was written to it, which no base gives"
                 )
-            group[base_key(key)] *= group[key] / expected
+            group[base_key(key)] *= float(found) / expected
             group[key] = at_counts(value, group, key)
             continue
         raise InputError(
@@ -105,6 +106,12 @@ def check_owners(
             "with a plain number to set it by hand, or declare it as a base value: "
             "schedules.on_base(…)."
         )
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Whether a group holds what is expected; a tensor does where it holds that one number."""
+    size: int = getattr(found, "numel", lambda: 1)()
+    return size == 1 and bool(found == expected)
 
 
 def _check_range(where: str, value: Any, found: Any, counts: Mapping[str, Any]) -> None:
