@@ -81,7 +81,8 @@ def check_owners(
     """
     for key, value in schedules.items():
         expected = at_counts(value, group, key)
-        if _same(group[key], expected):
+        # A tensor holds what is expected where it holds that one number, in its precision.
+        if (isinstance(value, tuple) or _is_number(group[key])) and group[key] == expected:
             _check_range(f"param group {index}: {key}", value, expected, group)
             continue
         if saved:
@@ -91,13 +92,13 @@ def check_owners(
                 "schedule it was saved with"
             )
         if base_key(key) in group:
-            found = group[key] if isinstance(group[key], SupportsFloat) else math.nan
-            if not expected or not 0 < float(found) < math.inf:
+            found = float(group[key]) if _is_number(group[key]) else math.nan
+            if not expected or not 0 < found < math.inf:
                 raise InputError(
                     f"{key} of param group {index} is a base value times a factor, which gives "
                     f"{expected!r} now; {group[key]!r} was written to it, which no base gives"
                 )
-            group[base_key(key)] *= float(found) / expected
+            group[base_key(key)] *= found / expected
             group[key] = at_counts(value, group, key)
             continue
         raise InputError(
@@ -108,10 +109,10 @@ def check_owners(
         )
 
 
-def _same(found: Any, expected: Any) -> bool:
-    """Whether a group holds what is expected; a tensor does where it holds that one number."""
-    size: int = getattr(found, "numel", lambda: 1)()
-    return size == 1 and bool(found == expected)
+def _is_number(value: Any) -> bool:
+    """Whether it is one number, or a tensor of one."""
+    size: int = getattr(value, "numel", lambda: 1)()
+    return size == 1 and isinstance(value, SupportsFloat)
 
 
 def _check_range(where: str, value: Any, found: Any, counts: Mapping[str, Any]) -> None:
