@@ -124,7 +124,10 @@ def test_schedules_and_tensors_stay_as_they_were_given() -> None:
         ({"lr": 1, "betas": (0.9, 1.0)}, "rule: betas.1=1.0: should be less than 1"),
         ({"lr": 1, "betas": (0.9, constant(1.0))}, "rule: betas.1=1.0: should be less than 1"),
         ({"lr": torch.tensor(-1.0)}, "rule: lr=-1.0: should be greater than or equal to 0"),
-        ({"lr": 1, "betas": constant(0.5)}, "rule: betas=0.5: should be a list"),
+        (
+            {"lr": 1, "betas": constant(0.5)},
+            "rule: betas=0.5: should be a list; each of its parts may be a schedule",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(given: dict[str, Any], message: str) -> None:

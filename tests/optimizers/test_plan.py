@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -541,3 +542,80 @@ def test_a_new_plan_is_held_against_the_range_of_the_old() -> None:
     _steps(param, opt, 2)
     with pytest.raises(InputError, match=r"lr: its schedule gives -0.01 at 4 updates; it should"):
         _steps(param, opt, 1)
+
+
+def test_a_number_that_the_caller_reads_follows_the_optimizers_counts() -> None:
+    smoothing, temperature = (
+        S.linear(0.1, steps=10),
+        S.in_unit(S.linear(2.0, steps=10), "tokens", 64),
+    )
+    param, opt = _made("sgd", lr=0.1)
+    assert opt.plan.value(smoothing) == 0.1
+    _steps(param, opt, 3, tokens=128)
+    assert opt.plan.value(smoothing) == smoothing(3)
+    assert opt.plan.value(temperature) == temperature(384)
+    _, resumed = _made("sgd", lr=0.1)
+    resumed.load_state_dict(opt.state_dict())
+    assert resumed.plan.value(smoothing) == smoothing(3)
+
+
+# -- what a stranger tried -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor(0.5), torch.ones(2), "0.5", None])
+def test_a_stray_write_of_any_kind_names_the_owner(wrong: Any) -> None:
+    for lr, message in (
+        (S.cosine(0.1, steps=9), "lr of param group 0 belongs to its schedule"),
+        (S.on_base(S.cosine(1.0, steps=9), base=0.1), "lr of param group 0 "),
+    ):
+        _, opt = _made("adamw", lr=lr)
+        opt.param_groups[0]["lr"] = wrong
+        if lr.base is None or not isinstance(wrong, torch.Tensor) or wrong.numel() > 1:
+            with pytest.raises(InputError, match=message):
+                opt.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tensor_may_hold_what_is_there_and_may_be_a_base(dtype: torch.dtype) -> None:
+    param, opt = _made("sgd", lr=S.cosine(0.1, steps=9))
+    opt.param_groups[0]["lr"] = torch.tensor(0.1, dtype=dtype)
+    assert len(_steps(param, opt, 2)) == 2
+    assert opt.param_groups[0]["lr"] == S.cosine(0.1, steps=9)(2)
+    param, opt = _made("sgd", lr=S.on_base(S.cosine(1.0, steps=9), base=0.1))
+    opt.param_groups[0]["lr"] = torch.tensor(0.05, dtype=dtype)
+    _steps(param, opt, 1)
+    assert type(opt.param_groups[0]["lr"]) is float
+    assert opt.param_groups[0]["lr.base"] == pytest.approx(0.05, rel=1e-7)
+
+
+def test_a_schedule_written_to_a_plain_number_is_refused() -> None:
+    _, opt = _made("adamw", lr=0.1)
+    opt.param_groups[0]["lr"] = S.constant(0.2)
+    with pytest.raises(InputError, match=r"lr of param group 0: constant\(peak=0.2, .* are given"):
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"schedule": "cosine", "peak": 0.1}, r"a call, such as schedules\.cosine"),
+        (S.cosine, "call it if it makes a schedule"),
+        (lambda k: 0.1, r"give it to schedules\.from_function"),
+        ("cosine", "should be a number, not text"),
+    ],
+)
+def test_what_is_near_to_a_schedule_is_told_how_to_become_one(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _made("adamw", lr=given)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(InputError, match=r"schedules\.from_torch\(…\) makes schedules of it"):
+        _made("adamw", lr=torch.optim.lr_scheduler.ConstantLR(optimizer))
+
+
+def test_a_schedules_own_numbers_are_plain() -> None:
+    for peak in (torch.tensor(0.5), np.float32(0.5), np.float64(0.5)):
+        schedule = S.cosine(peak, steps=np.int64(10))
+        assert repr(schedule) == "cosine(peak=0.5, steps=10, warmup=0, floor=0.0)"
+        _made("sgd", lr=schedule)  # which writes its plan down as JSON
+    with pytest.raises(InputError, match=r"cosine: peak=constant\(.*\): should be a number"):
+        S.cosine(S.constant(0.1), steps=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,14 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(
         path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         from_csv(path, column=column)
+
+
+def test_a_function_of_one_step_is_called_for_each() -> None:
+    drops = from_function(lambda k: 0.1 if k < 10 else 0.01)
+    assert drops.values([[3, 30], [9, 10]]).tolist() == [[0.1, 0.01], [0.1, 0.01]]
+    falls = from_function(lambda k: math.exp(-k / 10))
+    assert falls.values([1, 2]).tolist() == [math.exp(-0.1), math.exp(-0.2)]
+    with pytest.raises(InputError, match=r"0\.1: should be a function of steps"):
+        from_function(0.1)  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(InputError, match="gives inf; should be finite"):
+        from_function(lambda k: 1 / k)(0)

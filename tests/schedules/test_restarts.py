@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import rheostat as rs
 from rheostat.core.errors import InputError
 from rheostat.core.registry import components
 from rheostat.core.schedule import Restart, StatePolicy
+from rheostat.lab.study_file import read_study
+from rheostat.recipes.formats import open_document
 
 S = rs.schedules
 FAMILIES = [
@@ -241,3 +245,13 @@ def test_restarts_ascend_and_are_where_the_value_jumps_in_whatever_they_are_wrap
         step = following
     else:
         pytest.fail("they do not end")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_a_study_that_compares_it(name: str) -> None:
+    said = rs.component(name).card.notes["Study"]
+    (first, *_) = re.findall(r"studies/\w+\.yaml", said)
+    file = Path(__file__).parents[2] / first
+    text = file.read_text(encoding="utf-8")
+    assert name in str(read_study(open_document(file, "study"))["arms"])
+    assert f"rheostat study run {first}" in text

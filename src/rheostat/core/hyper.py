@@ -181,19 +181,14 @@ def is_number(annotation: Any) -> bool:
     return annotation is float
 
 
-def _present(value: Any) -> Any:
+def _present(value: Any, live: bool) -> Any:
     """The number that a schedule or a tensor stands for now; what is then checked."""
-    if isinstance(value, Schedule):
-        return value(0)
     if isinstance(value, tuple | list):
-        return tuple(_present(part) for part in cast("tuple[Any, ...]", value))
-    return float(value) if _is_live(value) else value
-
-
-def _is_live(value: Any) -> bool:
-    """Whether it stands for a number and is more than one: a schedule, a tensor."""
+        return tuple(_present(part, live) for part in cast("tuple[Any, ...]", value))
+    if isinstance(value, Schedule):
+        return value(0) if live else value
     plain = isinstance(value, bool | int | float)
-    return isinstance(value, Schedule) or (not plain and isinstance(value, SupportsFloat))
+    return value if plain or not isinstance(value, SupportsFloat) else float(value)
 
 
 def _kept(argument: Argument, given: Any, checked: Any, where: str) -> Any:
@@ -207,7 +202,7 @@ def _kept(argument: Argument, given: Any, checked: Any, where: str) -> Any:
         )
     if isinstance(given, Schedule):
         return _in_range(argument, given, where)
-    return given if _is_live(given) else checked
+    return given if hasattr(given, "detach") else checked  # a tensor may be filled in place
 
 
 def _in_range(argument: Argument, schedule: Schedule, where: str) -> Schedule:
@@ -230,11 +225,12 @@ def _in_range(argument: Argument, schedule: Schedule, where: str) -> Schedule:
 
 
 def check_arguments(
-    factory: Callable[..., object], arguments: Mapping[str, Any], where: str
+    factory: Callable[..., object], arguments: Mapping[str, Any], where: str, live: bool = True
 ) -> dict[str, Any]:
     """The arguments with defaults filled in, in the signature's order.
 
-    Schedules and tensors stay as they were given; the numbers they stand for are checked.
+    Schedules and tensors stay as they were given; the numbers they stand for are checked. Where
+    numbers are not `live`, tensors become numbers, and schedules are refused for them.
 
     Raises:
         InputError: an unknown name (with the nearest real one), a missing one, a wrong type, a
@@ -251,11 +247,11 @@ def check_arguments(
                 raise InputError(f"{where}: {name}: is required")
             complete[name] = argument.default
             continue
-        complete[name] = check_argument(argument, arguments[name], where)
+        complete[name] = check_argument(argument, arguments[name], where, live)
     return complete
 
 
-def check_argument(argument: Argument, given: Any, where: str) -> Any:
+def check_argument(argument: Argument, given: Any, where: str, live: bool = True) -> Any:
     """The value in its type; schedules and tensors stay as they were given.
 
     Raises InputError for a wrong type, a value out of range or not finite; a schedule of numbers
@@ -263,11 +259,25 @@ def check_argument(argument: Argument, given: Any, where: str) -> Any:
     """
     path = f"{where}: {argument.name}"
     try:
-        present = _present(given) if argument.number else given
+        present = _present(given, live) if argument.number else given
     except InputError as error:  # of a schedule's own
         raise InputError(f"{path}: {error}") from None
     checked, faults = argument.check(present)
     if faults:
         inside = "".join(f".{part}" for part in faults[0].path)
-        raise InputError(f"{path}{inside}={faults[0].found!r}: {faults[0].message}")
-    return _kept(argument, given, checked, path) if argument.number else checked
+        hint = _hint(argument, given) if argument.number and live else ""
+        raise InputError(f"{path}{inside}={faults[0].found!r}: {faults[0].message}{hint}")
+    return _kept(argument, given, checked, path) if argument.number and live else checked
+
+
+def _hint(argument: Argument, given: Any) -> str:
+    """How what was given for numbers becomes a schedule of them, where it is near to one."""
+    if isinstance(given, Schedule):
+        return "" if argument.scalar else "; each of its parts may be a schedule"
+    if isinstance(given, Mapping):
+        return "; in Python a schedule is made by a call, such as schedules.cosine(…)"
+    if hasattr(given, "get_last_lr"):
+        return "; schedules.from_torch(…) makes schedules of it"
+    if callable(given):
+        return "; call it if it makes a schedule, or give it to schedules.from_function(…)"
+    return ""

@@ -80,7 +80,8 @@ def register(
             twice = set(given) & set(kwargs)
             if twice:
                 raise InputError(f"{name}: argument {twice.pop()!r} is given twice")
-            arguments = check_arguments(factory, {**given, **kwargs}, where=name)
+            live = kind != "schedule"  # a schedule's own numbers are numbers
+            arguments = check_arguments(factory, {**given, **kwargs}, where=name, live=live)
             if deprecated:
                 said = f"{component.ref} is deprecated: {deprecated}"
                 warnings.warn(said, FutureWarning, stacklevel=_level_of_the_user())

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, SupportsFloat, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,7 +80,7 @@ def never(step: float) -> float:
     return math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule:
     """A hyperparameter's value as a function of progress.
 
@@ -260,6 +260,13 @@ class Schedule:
         del numbers  # a schedule has no hyperparameters of its own to publish
         return replace(self, origin=Origin(component, arguments))
 
+    def __repr__(self) -> str:
+        if self.origin is None:
+            return f"<a schedule of the function {getattr(self.curve, '__qualname__', self.curve)}>"
+        given = self.origin.arguments.items()
+        said = ", ".join(f"{name}={value!r}" for name, value in given if value is not None)
+        return f"{self.origin.component.partition('@')[0]}({said})"
+
     def __add__(self, other: object) -> Schedule:
         if not isinstance(other, Schedule):
             return NotImplemented
@@ -269,6 +276,8 @@ class Schedule:
         if isinstance(other, Schedule):
             pair = (self, other)
             return product(pair).stamped("multiply@1", {"schedules": pair}, set())
+        if not isinstance(cast("object", other), SupportsFloat):
+            return NotImplemented
         factor = float(other)
         return scaled(self, factor).stamped("scale@1", {"of": self, "factor": factor}, set())
 

@@ -105,6 +105,12 @@ class Plan:
         for index, (group, schedules) in enumerate(zip(self._groups, self.schedules, strict=True)):
             check_owners(index, group, schedules)
             check_counted(index, group, schedules)
+            for key, value in group.items():
+                if isinstance(value, Schedule) and key not in schedules:
+                    raise InputError(
+                        f"{key} of param group {index}: {value!r} was written to it; schedules are "
+                        "given when the optimizer is made"
+                    )
 
     def stepped(self, applied: bool) -> tuple[Restarted, ...]:
         """Count a step, and its update if it was applied; returns the restarts that it reached."""
@@ -163,6 +169,11 @@ class Plan:
     def _refresh(self, index: int, group: dict[str, Any]) -> None:
         for key, value in self.schedules[index].items():
             group[key] = at_counts(value, group, key)
+
+    def value(self, schedule: Schedule) -> float:
+        """What a schedule says now, at the optimizer's own count of its unit: for a number that the
+        caller reads, such as label smoothing. It goes on with the counts when they are loaded."""
+        return at_counts(schedule, self._groups[0], "plan.value")
 
     # -- changes by name ------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, SupportsFloat, cast
 
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import Schedule
@@ -81,7 +81,8 @@ def check_owners(
     """
     for key, value in schedules.items():
         expected = at_counts(value, group, key)
-        if group[key] == expected:
+        # A tensor holds what is expected where it holds that one number, in its precision.
+        if (isinstance(value, tuple) or _is_number(group[key])) and group[key] == expected:
             _check_range(f"param group {index}: {key}", value, expected, group)
             continue
         if saved:
@@ -91,12 +92,13 @@ def check_owners(
                 "schedule it was saved with"
             )
         if base_key(key) in group:
-            if not expected or not 0 < group[key] < math.inf:
+            found = float(group[key]) if _is_number(group[key]) else math.nan
+            if not expected or not 0 < found < math.inf:
                 raise InputError(
                     f"{key} of param group {index} is a base value times a factor, which gives "
                     f"{expected!r} now; {group[key]!r} was written to it, which no base gives"
                 )
-            group[base_key(key)] *= group[key] / expected
+            group[base_key(key)] *= found / expected
             group[key] = at_counts(value, group, key)
             continue
         raise InputError(
@@ -105,6 +107,12 @@ def check_owners(
             "with a plain number to set it by hand, or declare it as a base value: "
             "schedules.on_base(…)."
         )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one number, or a tensor of one."""
+    size: int = getattr(value, "numel", lambda: 1)()
+    return size == 1 and isinstance(value, SupportsFloat)
 
 
 def _check_range(where: str, value: Any, found: Any, counts: Mapping[str, Any]) -> None:

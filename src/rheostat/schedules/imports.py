@@ -154,7 +154,8 @@ def from_function(
 ) -> Schedule:
     """A function of yours as a schedule: it takes an array of steps and gives as many values.
 
-    It should depend on nothing but the steps, for a resumed run asks again. No recipe can hold it.
+    One that can take only a single step is called for each, which is slower. It should depend on
+    nothing but the steps, for a resumed run asks again. No recipe can hold it.
 
     Args:
         function: steps (float64, any shape) -> values of that shape, or one for all.
@@ -162,12 +163,19 @@ def from_function(
         unit: what the steps count.
 
     Raises:
-        InputError: when evaluated, values of another shape, negative ones or ones not finite.
+        InputError: no function; when evaluated, values of another shape, negative ones or ones not
+            finite.
     """
+    if not callable(cast("object", function)):
+        raise InputError(f"from_function: {function!r}: should be a function of steps")
 
     def curve(k: Array) -> Array:
         with np.errstate(all="ignore"):  # what is not finite is refused
-            values = np.asarray(function(k), dtype=np.float64)
+            try:
+                found = function(k)
+            except (TypeError, ValueError):  # such as "the truth value of an array …"
+                found = np.reshape([function(step) for step in k.ravel().tolist()], k.shape)
+            values = np.asarray(found, dtype=np.float64)
         if values.shape not in ((), k.shape):
             raise InputError(
                 f"from_function: gives values of shape {values.shape} at steps of shape {k.shape}"
