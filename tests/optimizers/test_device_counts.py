@@ -166,6 +166,36 @@ def test_restarts_are_told_once_and_after_the_update_that_ends_a_cycle(
     assert [k for k, _ in told[0][:-1]] == [4, 8]
 
 
+def test_a_restart_of_one_group_leaves_the_counts_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cycles = rs.schedules.cosine_restarts(0.01, period=3, state="reset")
+    ways: list[Optimizer] = []
+    for types in ({"cuda"}, {"cpu"}):
+        monkeypatch.setattr(device, "DEVICE_TYPES", types)
+        params = some_params()
+        groups = [{"params": params[:3], "lr": cycles}, {"params": params[3:]}]
+        opt = rs.optimizer("adamw", groups, mode="eager")
+        for k in range(8):
+            give(params, k, bad=(1,))
+            opt.step()
+        ways.append(opt)
+    assert_same(*ways)
+
+
+def test_a_base_that_was_written_outlives_what_the_host_learns(on_cpu: None) -> None:
+    params = some_params()
+    schedule = rs.schedules.on_base(rs.schedules.cosine(1.0, steps=30), base=0.01)
+    opt = rs.optimizer("adamw", params, lr=schedule)
+    for k in range(2):
+        give(params, k, bad=(1,))
+        opt.step()
+    opt.param_groups[0]["lr"] *= 3
+    assert opt.last_step is not None
+    assert not opt.last_step.applied
+    assert opt.param_groups[0]["lr"] == pytest.approx(3 * schedule(1))
+
+
 def test_what_was_consumed_restarts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[Optimizer] = []
     for types in ({"cuda"}, {"cpu"}):
@@ -243,3 +273,17 @@ def test_a_capture_that_no_replay_could_follow_is_refused(
         InputError, match=r"weight_decay changed from 0\.01 to 0\.5, and the captured"
     ):
         opt.refresh()
+
+
+def test_refresh_brings_the_next_window(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WINDOW", 4)
+    params = some_params()
+    opt = rs.optimizer("adamw", params, lr=SCHEDULE)
+    for k in range(7):
+        give(params, k)
+        if k == 3:
+            opt.refresh()
+            monkeypatch.setattr(device, "_capturing", lambda where: True)
+        opt.step()
+    with pytest.raises(InputError, match=r"take a step, or call refresh\(\)"):
+        opt.step()
