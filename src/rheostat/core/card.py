@@ -37,9 +37,6 @@ LABELS: Mapping[str, str] = {
 }
 """Label in the docstring -> heading where the card is shown."""
 
-_DESCRIBED = ("optimizer", "schedule", "workload")
-"""Kinds of which ours say what each argument means. A transform's is in its formula."""
-
 Interval = tuple[float, float]
 
 
@@ -127,7 +124,7 @@ class Card:
     def missing(self, kind: str, parameters: Iterable[str]) -> list[str]:
         """What the card of one of ours lacks, in words; empty for a complete one.
 
-        An optimizer's says everything; others have a summary, and mostly a line an argument.
+        An optimizer's says everything; others have a summary, and a line an argument.
         """
         whole = kind == "optimizer"
         lacks = [] if self.summary else ["a summary"]
@@ -135,7 +132,7 @@ class Card:
             lacks.append("what it computes")
         if whole:
             lacks += [f"a line `{label}:`" for label in LABELS if not self.notes.get(label)]
-        for name in parameters if kind in _DESCRIBED else ():
+        for name in parameters:
             entry = self.arguments.get(name)
             if entry is None or not entry.meaning:
                 lacks.append(f"a line `{name}:`")

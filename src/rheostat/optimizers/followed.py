@@ -115,7 +115,9 @@ class Followed:
             {**group, "params": [self.names[index] for index in group["params"]]}
             for group in saved["param_groups"]
         ]
-        by_name: dict[str, Any] = {self.names[index]: entry for index, entry in saved["state"].items()}
+        by_name: dict[str, Any] = {
+            self.names[index]: entry for index, entry in saved["state"].items()
+        }
         return {"by_name": by_name, "param_groups": groups}
 
     def check(self, saved: Mapping[str, Any]) -> None:
