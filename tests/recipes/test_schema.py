@@ -20,7 +20,6 @@ from jsonschema import Draft202012Validator
 from rheostat.core.component import Component
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import NonNegative
-from rheostat.core.registry import component
 from rheostat.lab.plan import Plan
 from rheostat.recipes import recipe_schema as schema
 from rheostat.recipes.formats import open_document
