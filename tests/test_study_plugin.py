@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rheostat.cli.__main__ import main
+from rheostat.lab import execute
+from rheostat.lab.worker import work
 
 PLUGIN = '''
 import rheostat as rs
@@ -32,6 +40,35 @@ metric: {name: test_accuracy, margin: 0.005}
 """
 
 
+class StoppedError(Exception):
+    """What ends the command below before anything is trained."""
+
+
+def test_the_workers_of_a_study_are_told_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_descent.py").write_text(PLUGIN)
+    (tmp_path / "named.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    told: list[tuple[Any, ...]] = []
+
+    def spawn(target: Any, args: tuple[Any, ...], daemon: bool) -> None:
+        assert target is work
+        told.append(args)
+        raise StoppedError
+
+    context = types.SimpleNamespace(Pipe=lambda: (None, None), Process=spawn)
+    monkeypatch.setattr(execute.multiprocessing, "get_context", lambda _: context)
+    arguments = ["study", "run", "named.yaml", "--plugin", "my_descent"]
+    monkeypatch.setattr(sys, "argv", ["rheostat", *arguments])
+    with pytest.raises(StoppedError), pytest.warns(FutureWarning, match="use sgd; goes in"):
+        main()
+    [(_, plan, _, _, plugins)] = told
+    assert plan["arms"]["slow"]["optimizer"] == "plain_descent@1"
+    assert "my_descent" in plugins
+
+
+@pytest.mark.slow
 def test_the_workers_of_a_study_import_what_was_typed(tmp_path: Path) -> None:
     (tmp_path / "my_descent.py").write_text(PLUGIN)
     (tmp_path / "named.yaml").write_text(STUDY)

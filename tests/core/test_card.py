@@ -98,7 +98,8 @@ def test_what_a_card_lacks_is_named_one_by_one() -> None:
         "what is usual for lr, and what it trades"
     ]
     assert Card.parse("A schedule.", ("peak",)).missing("schedule", ("peak",)) == ["a line `peak:`"]
-    assert Card.parse("A piece.", ("eps",)).missing("transform", ("eps",)) == []
+    assert Card.parse("A piece.", ("eps",)).missing("transform", ("eps",)) == ["a line `eps:`"]
+    assert Card.parse("A piece.\n\neps: small.", ("eps",)).missing("transform", ("eps",)) == []
     watcher = Card.parse("A controller.\n\nlr × 2.\n\nWorst: none.\nz: limit.", ("z",))
     assert watcher.missing("controller", ("z",)) == [
         "a line `Stability:`",

@@ -28,7 +28,7 @@ from rheostat.core.errors import RheostatError
 from rheostat.core.registry import components
 from rheostat.recipes.formats import read_text
 from rheostat.recipes.layers import open_recipe
-from rheostat.recipes.recipe import Recipe
+from rheostat.recipes.recipe import Recipe, examine
 
 TOKENS = [
     "{",
@@ -109,12 +109,15 @@ BOMBS = [
 TOML = ["[" * 5000, "a." * 50_000 + "a = 1", "x = " + "[" * 100_000, "[[a]]\n" * 20_000]
 
 
-def mutated(rng: random.Random) -> str:
-    """The text of a recipe, spoilt as data, as bytes, or both."""
+def mutated(rng: random.Random) -> tuple[str, str]:
+    """The text of a recipe, spoilt as data, as bytes, or both, and the ending of its file."""
     recipe: Any = good_recipe(rng)
     for _ in range(rng.randrange(3)):
         recipe = spoilt(recipe, rng) if recipe else recipe
-    text = json.dumps(recipe) if rng.random() < 0.5 else yaml(recipe)
+    suffix, text = rng.choice(
+        [(".yaml", json.dumps), (".json", json.dumps), (".yaml", yaml), (".toml", toml)]
+    )
+    text = text(recipe)
     for _ in range(rng.choice([0, 0, 1, 2, 5])):
         at = rng.randrange(len(text) + 1)
         kind = rng.randrange(4)
@@ -130,13 +133,26 @@ def mutated(rng: random.Random) -> str:
             )
         else:
             text = text[:at] + text[at : at + 20] * rng.randrange(2, 5) + text[at + 20 :]
-    return text
+    return text, suffix
 
 
-def yaml(value: Any, indent: int = 0) -> str:
+def yaml(value: Any) -> str:
     """Plain data in block style."""
-    lines = [f"{' ' * indent}{key}: {json.dumps(part)}" for key, part in value.items()]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{key}: {json.dumps(part)}\n" for key, part in value.items())
+
+
+def toml(value: Any) -> str:
+    """The same in TOML, which has no null."""
+    return "".join(f"{key} = {inline(part)}\n" for key, part in value.items())
+
+
+def inline(value: Any) -> str:
+    """A value of TOML on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {inline(part)}' for key, part in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline, value))}]"
+    return json.dumps(value)
 
 
 def warmed_up(model: nn.Module, rng: random.Random) -> None:
@@ -149,8 +165,10 @@ def warmed_up(model: nn.Module, rng: random.Random) -> None:
             _ = of.factory
     Recipe.load({"optimizer": "sgd", "steps": 9, "mode": "eager"}).build(model)
     Recipe.load({"optimizer": "adamw", "policy": [{"match": {"role": "norm"}}]}).check(model)
-    for text in ("a: [", "a: \0", *(mutated(rng) for _ in range(30))):
-        attempt(text, model)
+    for text in ("a: [", "a: \0"):
+        attempt(text, ".yaml", model)
+    for _ in range(30):
+        attempt(*mutated(rng), model)
 
 
 def watched(folder: Path) -> list[str]:
@@ -182,10 +200,10 @@ def main() -> None:
     slowest, accepted, built = 0.0, 0, 0
     special = [(text, ".yaml") for text in BOMBS] + [(text, ".toml") for text in TOML]
     for index in range(count + len(special)):
-        text, suffix = special[index] if index < len(special) else (mutated(rng), ".yaml")
+        text, suffix = special[index] if index < len(special) else mutated(rng)
         before = time.process_time()
         try:
-            sound, made = attempt(text, model, suffix)
+            sound, made = attempt(text, suffix, model)
         except BaseException as error:  # noqa: BLE001  (whatever it is, it is the finding)
             failures.append(f"{type(error).__name__}: {error} in {text[:300]!r}")
             sound, made = False, False
@@ -199,7 +217,7 @@ def main() -> None:
     print(json.dumps({**found, "failures": failures[:20], "offences": sorted(set(offences))[:20]}))
 
 
-def attempt(text: str, model: nn.Module, suffix: str = ".yaml") -> tuple[bool, bool]:
+def attempt(text: str, suffix: str, model: nn.Module) -> tuple[bool, bool]:
     """Whether a text is a recipe, and whether it builds; anything but our own error is raised."""
     try:
         recipe = Recipe.load(open_recipe(read_text(text, "fuzz", suffix)))
@@ -210,8 +228,9 @@ def attempt(text: str, model: nn.Module, suffix: str = ".yaml") -> tuple[bool, b
     if Recipe.load(recipe.canonical()).hash != recipe.hash:
         raise ValueError("its canonical form is another recipe")
     try:
-        bound = recipe if recipe.steps else recipe.bind(40)
+        bound = recipe if recipe.parts.horizon else recipe.bind(40)
         bound.check(model)
+        examine(recipe.document, model=model)
         bound.build(model)
     except RheostatError as error:
         if not str(error):

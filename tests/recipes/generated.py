@@ -18,6 +18,7 @@ JUNK: list[Any] = [None, True, False, "fast", "", "0.1", "cosine", -1, -0.5, 0, 
 JUNK += [[], {}]
 JUNK += [[0.5], [0.9, 0.99], [0.9, "x"], [1, 2, 3], {"schedule": "cosine"}, [None], {"peak": 0.1}]
 JUNK += [{"schedule": "constant", "peak": 0.5}, {"schedule": "nothing"}, [[]], {"global_norm": 1}]
+UNITS = ["updates", "updates", "samples", "tokens", "epochs"]
 KEYS = ["clip", "peak", "lr", "steps", "betas", "policy", "chain", "before", "match", "optimizer"]
 
 
@@ -63,7 +64,7 @@ def _mappings(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _settings(rng: random.Random) -> dict[str, Any]:
-    horizon = {"steps": 40} if rng.random() < 0.5 else {"horizon": {"updates": 40}}
+    horizon = rng.choice([{"steps": 40}, {"horizon": {rng.choice(UNITS): 40}}])
     return {
         "seed": rng.randrange(9),
         "nonfinite": rng.choice(["skip", "raise", "propagate"]),

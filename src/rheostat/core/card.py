@@ -45,9 +45,6 @@ _WANTED: Mapping[str, tuple[str, ...]] = {
 }
 """Kind -> the labels that one of ours must have."""
 
-_DESCRIBED = ("optimizer", "schedule", "signal", "controller", "workload")
-"""Kinds of which ours say what each argument means. A transform's is in its formula."""
-
 Interval = tuple[float, float]
 
 
@@ -136,14 +133,14 @@ class Card:
         """What the card of one of ours lacks, in words; empty for a complete one.
 
         An optimizer's and a controller's say everything that concerns them; others have a summary,
-        and mostly a line an argument.
+        and a line an argument.
         """
         whole = kind in _WANTED
         lacks = [] if self.summary else ["a summary"]
         if whole and not self.computes:
             lacks.append("what it computes")
         lacks += [f"a line `{k}:`" for k in _WANTED.get(kind, ()) if not self.notes.get(k)]
-        for name in parameters if kind in _DESCRIBED else ():
+        for name in parameters:
             entry = self.arguments.get(name)
             if entry is None or not entry.meaning:
                 lacks.append(f"a line `{name}:`")

@@ -17,7 +17,11 @@ def scale_by_belief(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: Positive = 1e
 
     m ← β₁ m + (1 − β₁) u,  s ← β₂ s + (1 − β₂) (u − m)² + eps, where eps stays in s,
     u ← (m / (1 − β₁ᵗ)) / (√(s / (1 − β₂ᵗ)) + eps).
-    Zhuang et al. 2020 (arXiv:2010.07468), Algorithm 2.
+
+    Source: Zhuang et al. 2020 (arXiv:2010.07468), Algorithm 2.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squared deviations.
+    eps: added to s at each step, and to the denominator.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

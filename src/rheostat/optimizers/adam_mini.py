@@ -20,7 +20,13 @@ def scale_by_adam_mini(
     """Adam's direction with the mean of the squares over a block in place of each square.
 
     A block is a row of a matrix, and any other parameter as a whole; with `head_dim`, so many
-    consecutive rows. Zhang et al. 2024 (arXiv:2406.16793), Algorithms 1–3.
+    consecutive rows.
+
+    Source: Zhang et al. 2024 (arXiv:2406.16793), Algorithms 1–3.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of a block's running mean of squares.
+    eps: added to the denominator, in units of the update.
+    head_dim: consecutive rows that are one block; 0 makes each row one.
 
     Raises:
         InputError: at the construction of the state, for a parameter whose rows are no multiple

@@ -19,7 +19,12 @@ def scale_by_adan(
 
     With d = u − (the u before), 0 at first: m ← β₁ m + (1 − β₁) u,  v ← β₂ v + (1 − β₂) d,
     n ← β₃ n + (1 − β₃) (u + β₂ d)²,  u ← (m̂ + β₂ v̂) / (√n̂ + eps), all corrected for the zero start.
-    Xie et al. 2022 (arXiv:2208.06677), Algorithm 1, whose β are 1 − β here.
+
+    Source: Xie et al. 2022 (arXiv:2208.06677), Algorithm 1, whose β are 1 − β here.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of differences.
+    b3: β₃, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -52,7 +57,11 @@ def add_proximal_decay(lr: NonNegative = 1e-3, weight_decay: NonNegative = 0.0) 
     """The step size with decay taken at the weight arrived at: w − u becomes
     (w − lr · u) / (1 + lr · weight_decay). Takes the place of `scale_by_learning_rate`.
 
-    The proximal step of the L2 penalty (Zhuang et al. 2022, arXiv:2202.00089): no overshooting 0.
+    The proximal step of the L2 penalty: no overshooting 0.
+
+    Source: Zhuang et al. 2022 (arXiv:2202.00089).
+    lr: step size.
+    weight_decay: share of the weights taken off per unit of lr.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -34,7 +34,15 @@ def scale_by_ademamix(
     u ← (m₁ / (1 − β₁ᵗ) + α(t) m₂) / (√(v / (1 − β₂ᵗ)) + eps).
     α(t) rises linearly from 0 over `alpha_warmup` steps, β₃(t) from β₁ over `beta3_warmup` steps,
     linearly in 1 / ln β (nearly the half-life of the mean), both by the parameter's own count.
-    Pagliardini et al. 2024 (arXiv:2409.03137), Algorithm 1 and its schedules.
+
+    Source: Pagliardini et al. 2024 (arXiv:2409.03137), Algorithm 1 and its schedules.
+    b1: β₁, decay rate of the fast running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    b3: β₃, decay rate of the slow running mean.
+    alpha: α, how much of the slow mean is added.
+    eps: added to the denominator, in units of the update.
+    alpha_warmup: steps over which α rises from 0.
+    beta3_warmup: steps over which β₃ rises from β₁.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

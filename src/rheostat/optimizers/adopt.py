@@ -17,7 +17,11 @@ def scale_by_adopt(b1: Fraction = 0.9, b2: Fraction = 0.9999, eps: Positive = 1e
 
     m ← β₁ m + (1 − β₁) clip(u / max(√v, eps), (t − 1)^¼), after which v ← β₂ v + (1 − β₂) u²;
     the first u only starts v ← u². The bound of 0 at t = 1 is what makes the first update 0.
-    Taniguchi et al. 2024 (arXiv:2411.02853), Algorithm 2, with its clipping.
+
+    Source: Taniguchi et al. 2024 (arXiv:2411.02853), Algorithm 2, with its clipping.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: least root mean square that an update is divided by.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -35,7 +35,14 @@ def scale_by_galore(
     u ← galore_scale · adam(u V) Vᵀ, eps added before Adam's correction of its second moment. For
     other matrices the left ones, Uᵀ u. The moments stay as they are when the space changes, and
     each new direction takes the sign that is nearer to the old one of its rank.
-    Zhao et al. 2024 (arXiv:2403.03507), Algorithm 2, as in the authors' code.
+
+    Source: Zhao et al. 2024 (arXiv:2403.03507), Algorithm 2, as in the authors' code.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, before the correction of the zero start.
+    rank: directions that are kept.
+    update_proj_gap: steps from one choice of directions to the next.
+    galore_scale: what the update is multiplied by on the way back.
     """
 
     def size(param: Tensor) -> tuple[int, int, int]:

@@ -17,7 +17,11 @@ def scale_by_laprop(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: Positive = 1e
 
     v ← β₂ v + (1 − β₂) u²,  m ← β₁ m + (1 − β₁) u / (√(v / (1 − β₂ᵗ)) + eps),  u ← m / (1 − β₁ᵗ).
     No update exceeds 1 / √(1 − β₂), whatever β₁ is.
-    Ziyin et al. 2020 (arXiv:2002.04839), Algorithm 1.
+
+    Source: Ziyin et al. 2020 (arXiv:2002.04839), Algorithm 1.
+    b1: β₁, decay rate of the running mean of divided updates.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -15,7 +15,11 @@ from rheostat.transforms.scaling import scale_by_learning_rate
 @register("transform", "scale_by_lion")
 def scale_by_lion(b1: Fraction = 0.9, b2: Fraction = 0.99) -> Transform:
     """The sign of the update mixed with its running mean: u ← sign(β₁ m + (1 − β₁) u), after which
-    m ← β₂ m + (1 − β₂) u. Chen et al. 2023 (arXiv:2302.06675), Algorithm 2.
+    m ← β₂ m + (1 − β₂) u.
+
+    Source: Chen et al. 2023 (arXiv:2302.06675), Algorithm 2.
+    b1: β₁, share of the running mean in the sign that is taken.
+    b2: β₂, decay rate of the running mean.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

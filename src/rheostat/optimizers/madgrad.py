@@ -18,7 +18,11 @@ def average_duals(
 
     With λ = lr · √t: s ← s + λ u,  v ← v + λ u²,  z = w₀ − s / (∛v + eps),
     w ← momentum · w + (1 − momentum) · z. It contains the step size.
-    Defazio & Jelassi 2021 (arXiv:2101.11075), Algorithm 1.
+
+    Source: Defazio & Jelassi 2021 (arXiv:2101.11075), Algorithm 1.
+    lr: step size, before its growth with √t.
+    momentum: share of the old weights in the new.
+    eps: added to the cube root.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -18,8 +18,13 @@ def scale_by_mars(
 ) -> Transform:
     """Adam's direction of c = u + gamma · β₁ / (1 − β₁) · (u − the u before), of norm 1 at most.
 
-    The difference is 0 at a parameter's first update. Yuan et al. 2024 (arXiv:2411.10438),
-    Algorithm 2, in its approximate form.
+    The difference is 0 at a parameter's first update.
+
+    Source: Yuan et al. 2024 (arXiv:2411.10438), Algorithm 2, in its approximate form.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
+    gamma: how much of the difference to the last update is added.
     """
     adam = scale_by_adam(b1, b2, eps)
 

@@ -34,8 +34,9 @@ def normalize_neurons(beta2: Fraction = 0.95, split: Sequence[Count] | None = No
     """Divide each row by its running root mean square, and keep the norm of the whole.
 
     v ← β₂ v + (1 − β₂) mean over a row of u²,  û = u / (√v + 1e-10),  u ← û ‖u‖ / ‖û‖.
-    Li et al. 2025 (arXiv:2510.05491), Algorithm 1, lines 7 to 9.
 
+    Source: Li et al. 2025 (arXiv:2510.05491), Algorithm 1, lines 7 to 9.
+    beta2: β₂, decay rate of a row's running mean of squares.
     split: proportions in which the rows are several matrices, each with a norm of its own.
     """
 

@@ -22,7 +22,12 @@ def scale_by_novograd(
 
     v ← β₂ v + (1 − β₂) ‖u‖², one number a parameter, which starts at ‖u‖²;
     m ← β₁ m + u / (√v + eps) + weight_decay · w; u ← m.
-    Ginsburg et al. 2019 (arXiv:1905.11286), Algorithm 1.
+
+    Source: Ginsburg et al. 2019 (arXiv:1905.11286), Algorithm 1.
+    b1: β₁, decay rate of the running sum.
+    b2: β₂, decay rate of the running mean of squared norms.
+    eps: added to the denominator, in units of the update.
+    weight_decay: share of the weights that is added before the sum.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -14,7 +14,10 @@ from rheostat.transforms.scaling import scale_by_learning_rate
 @register("transform", "scale_by_signum")
 def scale_by_signum(momentum: Fraction = 0.9) -> Transform:
     """The sign of the running mean of the update: m ← momentum · m + (1 − momentum) · u,
-    u ← sign(m). Bernstein et al. 2018 (arXiv:1802.04434), Algorithm 2.
+    u ← sign(m).
+
+    Source: Bernstein et al. 2018 (arXiv:1802.04434), Algorithm 2.
+    momentum: decay rate of the running mean.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -19,7 +19,12 @@ def scale_by_sophia(
 
     m ← β₁ m + (1 − β₁) u,  u ← clip(m / max(gamma · h, eps), 1). A sample of the diagonal that is
     observed goes into h ← β₂ h + (1 − β₂) ĥ; until then, and where h < 0, u is the sign of m.
-    Liu et al. 2023 (arXiv:2305.14342), Algorithm 3.
+
+    Source: Liu et al. 2023 (arXiv:2305.14342), Algorithm 3.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running diagonal.
+    gamma: scale of the diagonal: the larger, the fewer elements are cut at 1.
+    eps: least denominator.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -21,7 +21,13 @@ def scale_by_stable_adam(
     """Adam's direction and the decay, divided by max(1, RMS) of u / √v̂, one number a parameter.
 
     It lets up where v̂ lags behind a gradient that grew. The decay is in here because the division
-    takes it along. Wortsman et al. 2023 (arXiv:2304.13013), Algorithm 2.
+    takes it along.
+
+    Source: Wortsman et al. 2023 (arXiv:2304.13013), Algorithm 2.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
+    weight_decay: share of the weights that is added before the division.
     """
     adam = scale_by_adam(b1, b2, eps)
 

@@ -33,6 +33,8 @@ LARGEST = 256 * 1024
 """Bytes of a file; a recipe or a study is a page."""
 MOST = 10_000
 """Keys and values in a file."""
+HEAVY = 3
+"""Values that a list or a mapping counts for, which takes that much longer to read."""
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _FLAGS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -196,7 +198,7 @@ class _Builder:
             self._refuse(event, f"the alias *{event.anchor} is not supported; write the value out")
         if event.anchor is not None:
             self._refuse(event, f"the anchor &{event.anchor} is not supported; write values out")
-        self._count += 1
+        self._count += 1 if _kind(event) == "ScalarEvent" else HEAVY
         if self._count > MOST:
             self._refuse(event, f"holds more than {MOST} keys and values; is it the right file?")
         if event.tag is not None:

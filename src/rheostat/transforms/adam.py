@@ -30,7 +30,11 @@ def scale_by_adam(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: NonNegative = 1
 
     m ← β₁ m + (1 − β₁) u,  v ← β₂ v + (1 − β₂) u²,
     u ← (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps), with t the parameter's own step count.
-    Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1.
+
+    Source: Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -52,8 +56,12 @@ def scale_by_amsgrad(
     """Adam's direction with the largest v so far in its denominator, so that it never shrinks.
 
     v⁺ ← max(v⁺, v),  u ← (m / (1 − β₁ᵗ)) / (√(v⁺ / (1 − β₂ᵗ)) + eps).
-    Reddi, Kale & Kumar 2018 (arXiv:1904.09237), Algorithm 2, with Adam's corrections; the
-    maximum is taken before them, as torch has it.
+
+    Source: Reddi, Kale & Kumar 2018 (arXiv:1904.09237), Algorithm 2, with Adam's corrections; the
+     maximum is taken before them, as torch has it.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -83,7 +91,13 @@ def scale_by_nadam(
     """Adam's direction with Nesterov's momentum, which warms up: μₜ = β₁ (1 − ½ · 0.96^(t ψ)).
 
     u ← ((1 − μₜ) u / (1 − Πₜ) + μₜ₊₁ m / (1 − Πₜ μₜ₊₁)) / (√(v / (1 − β₂ᵗ)) + eps), with ψ the
-    momentum_decay and Πₜ = μ₁ μ₂ … μₜ. Dozat 2016 (ICLR workshop), Algorithm 2.
+    momentum_decay and Πₜ = μ₁ μ₂ … μₜ.
+
+    Source: Dozat 2016 (ICLR workshop), Algorithm 2.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
+    momentum_decay: ψ, how fast μₜ rises to β₁.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -110,8 +124,13 @@ def scale_by_radam(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: NonNegative = 
 
     With ρ∞ = 2 / (1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ / (1 − β₂ᵗ) and f(x) = (x − 4) (x − 2) / x:
     u ← √(f(ρ) / f(ρ∞)) · (m / (1 − β₁ᵗ)) · √(1 − β₂ᵗ) / (√v + eps) where ρ > 5, otherwise
-    u ← m / (1 − β₁ᵗ). Liu et al. 2020 (arXiv:1908.03265), Algorithm 2; with 5 for its 4, and eps
-    beside √v, as torch has it.
+    u ← m / (1 − β₁ᵗ).
+
+    Source: Liu et al. 2020 (arXiv:1908.03265), Algorithm 2; with 5 for its 4, and eps beside √v, as
+     torch has it.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares.
+    eps: added to the denominator, in units of the update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -143,7 +162,11 @@ def scale_by_adamax(b1: Fraction = 0.9, b2: Fraction = 0.999, eps: NonNegative =
     """Adam's direction by the maximum norm: the running mean over the decaying largest update.
 
     n ← max(β₂ n, |u| + eps),  u ← m / ((1 − β₁ᵗ) n).
-    Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 2, with eps as torch has it.
+
+    Source: Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 2, with eps as torch has it.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the largest update.
+    eps: added to the size of each update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

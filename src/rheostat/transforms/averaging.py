@@ -21,8 +21,9 @@ def ema_weights(ema_decay: Fraction = 0.999, bias_correction: bool = False) -> T
     """An exponential moving average of the weights to evaluate with: a ← a + c (w − a).
 
     c = 1 − ema_decay, and a begins at the initial weights, as torch.optim.swa_utils.AveragedModel
-    with get_ema_multi_avg_fn does when it is updated before the first step. Polyak & Juditsky 1992.
+    with get_ema_multi_avg_fn does when it is updated before the first step.
 
+    Source: Polyak & Juditsky 1992 (SIAM J. Control Optim. 30), for the average.
     ema_decay: share of the average that a step keeps; about 1 / (1 − ema_decay) steps are averaged.
     bias_correction: c = (1 − ema_decay) / (1 − ema_decayᵗ), which leaves the initial weights out.
     """
@@ -52,10 +53,11 @@ def ema_weights(ema_decay: Fraction = 0.999, bias_correction: bool = False) -> T
 def swa_weights(start: Count, every: Count = 1) -> Transform:
     """The plain mean of the weights from a step on, to evaluate with; before it, the weights.
 
-    Izmailov et al. 2018 (arXiv:1803.05407), Algorithm 1; torch.optim.swa_utils.AveragedModel,
-    updated at the same steps. A schedule of its own lr goes with it, as does an update of the
-    statistics of batch normalisation (torch.optim.swa_utils.update_bn, under the view).
+    As torch.optim.swa_utils.AveragedModel, updated at the same steps. A schedule of its own lr goes
+    with it, as does an update of the statistics of batch normalisation
+    (torch.optim.swa_utils.update_bn, under the view).
 
+    Source: Izmailov et al. 2018 (arXiv:1803.05407), Algorithm 1.
     start: the update after which the weights are first taken, counted from 1.
     every: updates from one taking to the next.
     """
@@ -87,9 +89,9 @@ def swa_weights(start: Count, every: Count = 1) -> Transform:
 def lookahead(k: Count = 5, lookahead_alpha: UnitInterval = 0.5) -> Transform:
     """Every k steps, go back to slow weights that follow: s ← s + α (w − s), w ← s.
 
-    Momentum and other buffers of the rule go on as they are. Zhang et al. 2019 (arXiv:1907.08610),
-    Algorithm 1, with its k and α.
+    Momentum and other buffers of the rule go on as they are.
 
+    Source: Zhang et al. 2019 (arXiv:1907.08610), Algorithm 1, with its k and α.
     k: steps of the rule from one meeting to the next, counted for each parameter.
     lookahead_alpha: α, the part of the way that the slow weights go.
     """

@@ -42,7 +42,10 @@ def _factor(limit: float | Tensor, found: Tensor, u: Tensor) -> Tensor:
 
 @register("transform", "clip_by_value")
 def clip_by_value(clip_value: NonNegative) -> Transform:
-    """Every element into [−clip_value, clip_value], as torch.nn.utils.clip_grad_value_ does."""
+    """Every element into [−clip_value, clip_value], as torch.nn.utils.clip_grad_value_ does.
+
+    clip_value: largest size of an element, in units of the update.
+    """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         return _with_values(u, _values(u).clamp(-hyper.clip_value, hyper.clip_value))
@@ -55,6 +58,8 @@ def clip_by_norm(clip_norm: NonNegative) -> Transform:
     """Each parameter's update by itself: u ← u · min(1, clip_norm / (‖u‖₂ + 1e-6)).
 
     The factor of torch.nn.utils.clip_grad_norm_, called for one parameter at a time.
+
+    clip_norm: largest norm of a parameter's update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -68,7 +73,9 @@ def clip_by_global_norm(max_norm: NonNegative) -> Transform:
     """All updates together: u ← u · min(1, max_norm / (‖all u‖₂ + 1e-6)).
 
     The factor of torch.nn.utils.clip_grad_norm_, without writing to any gradient.
-    Pascanu et al. 2013 (arXiv:1211.5063), Algorithm 1.
+
+    Source: Pascanu et al. 2013 (arXiv:1211.5063), Algorithm 1.
+    max_norm: largest norm of all updates together.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -87,9 +94,10 @@ def adaptive_gradient_clip(clip_factor: NonNegative = 0.01, clip_eps: Positive =
 
     u_i ← u_i · min(1, clip_factor · max(‖w_i‖, clip_eps) / ‖u_i‖), where a unit i is one index of
     the first dimension (an output of a linear layer, a filter of a convolution), and vectors and
-    scalars are one unit whole. Brock et al. 2021 (arXiv:2102.06171); the paper leaves
-    the last layer out, which a policy can.
+    scalars are one unit whole.
 
+    Source: Brock et al. 2021 (arXiv:2102.06171); the paper leaves the last layer out, which a
+     policy can.
     clip_factor: the largest ratio of the norm of an update to that of its weights.
     clip_eps: the least norm that a unit is credited with, so that zero weights can leave zero.
     """
@@ -107,9 +115,9 @@ def clip_by_percentile(percentile: Percent = 10.0, window: Count = 1000) -> Tran
 
     u ← u · min(1, limit / (‖all u‖₂ + 1e-6)), where limit is the percentile (interpolated between
     neighbours, as numpy.percentile does) of the last `window` norms, the present one included. A
-    parameter's window begins at its own first gradient. Seetharaman et al. 2020 (arXiv:2007.14469),
-    whose history is endless.
+    parameter's window begins at its own first gradient.
 
+    Source: Seetharaman et al. 2020 (arXiv:2007.14469), whose history is endless.
     percentile: of the norms, in [0, 100]; 100 clips nothing.
     window: how many norms are remembered.
     """

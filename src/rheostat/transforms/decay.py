@@ -28,8 +28,12 @@ from rheostat.core.transform import Hyper, State, Transform
 def add_decayed_weights(weight_decay: NonNegative = 0.0) -> Transform:
     """Add a fraction of the weights: u ← u + weight_decay · w.
 
-    After the rule and before the step size this is decoupled decay (Loshchilov & Hutter 2019,
-    arXiv:1711.05101); before the rule it is L2 regularisation, which the rule then rescales.
+    After the rule and before the step size this is decoupled decay; before the rule it is
+    L2 regularisation, which the rule then rescales.
+
+    Source: Loshchilov & Hutter 2019 (arXiv:1711.05101).
+    weight_decay: share of the weights that is added; after the rule, what a step takes off per unit
+     of lr.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -43,9 +47,10 @@ def add_independent_decay(weight_decay: NonNegative, peak_lr: Positive) -> Trans
     """Decay that follows the schedule, not the peak: u ← u + (weight_decay / peak_lr) · w.
 
     After the rule and before the step size. At the peak a step takes off the fraction weight_decay,
-    whatever the peak is. Wortsman et al. 2023 (arXiv:2309.14322); the η_t λ of Loshchilov & Hutter
-    2019 (arXiv:1711.05101), Algorithm 2.
+    whatever the peak is.
 
+    Source: Wortsman et al. 2023 (arXiv:2309.14322); the η_t λ of Loshchilov & Hutter 2019
+     (arXiv:1711.05101), Algorithm 2.
     weight_decay: fraction of each weight taken off in a step at the peak.
     peak_lr: the largest learning rate of the schedule.
     """
@@ -62,8 +67,9 @@ def add_corrected_decay(weight_decay: NonNegative, peak_lr: Positive) -> Transfo
 
     After the rule and before the step size, in a chain with an `lr`. For the layers that a
     normalisation follows, whose ratio of gradient to weights it keeps steady while the schedule
-    falls. Defazio 2025 (arXiv:2506.02285).
+    falls.
 
+    Source: Defazio 2025 (arXiv:2506.02285).
     weight_decay: fraction of each weight taken off per unit of lr, at the peak.
     peak_lr: the largest learning rate of the schedule.
     """
@@ -78,8 +84,10 @@ def add_corrected_decay(weight_decay: NonNegative, peak_lr: Positive) -> Transfo
 def add_squared_decay(weight_decay: NonNegative = 1.0) -> Transform:
     """PaLM's decay, lr² in a step: u ← u + weight_decay · lr · w.
 
-    After the rule and before the step size, in a chain with an `lr`. Chowdhery et al. 2022
-    (arXiv:2204.02311), where weight_decay is 1.
+    After the rule and before the step size, in a chain with an `lr`.
+
+    Source: Chowdhery et al. 2022 (arXiv:2204.02311), where weight_decay is 1.
+    weight_decay: share of each weight taken off per unit of lr².
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -92,7 +100,10 @@ def add_squared_decay(weight_decay: NonNegative = 1.0) -> Transform:
 def add_cautious_decay(weight_decay: NonNegative = 0.0) -> Transform:
     """Decay only where the update shrinks the weight too: u ← u + weight_decay · 1[u w ≥ 0] · w.
 
-    After the rule and before the step size. Chen et al. 2025 (arXiv:2510.12402).
+    After the rule and before the step size.
+
+    Source: Chen et al. 2025 (arXiv:2510.12402).
+    weight_decay: share of each weight taken off per unit of lr, where it is.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

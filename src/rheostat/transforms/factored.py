@@ -37,10 +37,15 @@ def step_by_adafactor(
     With β = 1 − t^beta2_decay, R and C the running means of g² over the last dimension and the one
     before it, and v = R C / max(mean R, eps₁), or the running mean of g² itself for a vector:
     û = g / max(√v, eps₁),  u ← min(lr, 1/√t) · max(eps₂, RMS(w)) · û / max(1, RMS(û) / d)
-    + lr · weight_decay · w. Shazeer & Stern 2018 (arXiv:1804.04235), Algorithms 4 and 5.
+    + lr · weight_decay · w.
 
+    Source: Shazeer & Stern 2018 (arXiv:1804.04235), Algorithms 4 and 5.
+    lr: largest relative step size.
+    beta2_decay: power of t by which the running means lengthen.
     eps: eps₁ in units of the gradient (the precision of the parameter's type where it is not
      given), eps₂ in units of weight.
+    d: largest root mean square of û that is not scaled down.
+    weight_decay: share of the weights taken off per unit of lr.
     """
 
     def row(param: Tensor) -> tuple[int, ...]:
@@ -109,10 +114,15 @@ def scale_by_factored_rms(
     With β = min(beta2_cap, 1 − (t − decay_offset)^(−decay_rate)) and s = g² + eps, r and c the
     running means of s over the longest and the second longest dimension:
     u ← u / √(r c / mean r), or u / √v where the second longest dimension is shorter than
-    `min_dim_size_to_factor`. Zhai et al. 2022 (arXiv:2106.04560), section 3.4; Shazeer & Stern 2018
-    (arXiv:1804.04235), Algorithm 4.
+    `min_dim_size_to_factor`.
 
+    Source: Zhai et al. 2022 (arXiv:2106.04560), section 3.4; Shazeer & Stern 2018
+     (arXiv:1804.04235), Algorithm 4.
+    decay_rate: power of t by which the running means lengthen.
     decay_offset: steps that the parameter's count begins late; β is 0 until then.
+    beta2_cap: largest decay rate of the running means.
+    eps: added to the squares.
+    min_dim_size_to_factor: a second longest dimension shorter than this is not factored.
     """
 
     def without(which: int) -> Callable[[Tensor], tuple[int, ...]]:
@@ -158,6 +168,9 @@ def average_update(
     """Momentum over finished updates: m ← momentum · m + (1 − momentum) · u,  u ← m.
 
     m starts from zero, uncorrected, and may be kept in half precision.
+
+    momentum: decay rate of the running mean.
+    momentum_dtype: what the running mean is kept in.
     """
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(momentum_dtype)
 

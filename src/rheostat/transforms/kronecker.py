@@ -77,12 +77,16 @@ def scale_by_soap(
 
     L ← β L + (1 − β) U Uᵀ,  R ← β R + (1 − β) Uᵀ U, with eigenvectors Q_L, Q_R;
     u ← Q_L adam(Q_Lᵀ U Q_R) Q_Rᵀ, eps added before Adam's correction of its second moment.
-    The first step only sets the bases, by eigendecomposition; every `precondition_frequency` steps
-    after that they are refreshed by one power iteration and a QR decomposition. A side longer than
-    `max_precond_dim` keeps its own basis, and with neither side this is Adam.
-    Vyas et al. 2024 (arXiv:2409.11321), Algorithms 3 and 4, as in the authors' code. The running
-    mean is kept in the eigenbasis, and turned with it.
+    The first step only sets the bases, by eigendecomposition; later they are refreshed by a power
+    iteration and a QR decomposition. The running mean is kept in the eigenbasis, turned with it.
 
+    Source: Vyas et al. 2024 (arXiv:2409.11321), Algorithms 3 and 4, as in the authors' code.
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of the running mean of squares, in the eigenbasis.
+    shampoo_beta: β, decay rate of L and R.
+    eps: added to the denominator, before the correction of the zero start.
+    precondition_frequency: steps from one refreshment of the bases to the next.
+    max_precond_dim: a longer side keeps its own basis; with neither side this is Adam.
     dtype: precision of the products that bear rounding, for L and R and on the way back; those into
      the eigenbasis do not, because the small moments there would drown in it.
     """
@@ -178,14 +182,19 @@ def scale_by_shampoo(
 
     L ← β₂ L + (1 − β₂) U Uᵀ,  R ← β₂ R + (1 − β₂) Uᵀ U for each block U of the update;
     u ← L̂^(−¼) m̂ R̂^(−¼) · ‖graft‖ / ‖L̂^(−¼) m̂ R̂^(−¼)‖, with m̂ the running mean and hats for the
-    correction of zero starts. The roots are taken every `precondition_frequency` steps, the first
-    included, of L̂ + matrix_eps · λ_max(L̂). Blocks have equal sides, at most `block_size`, the last
-    ones filled up with zeros.
-    Gupta et al. 2018 (arXiv:1802.09568), Algorithm 1; blocks, averages and grafting as in Anil et
-    al. 2020 (arXiv:2002.09018) and Shi et al. 2023 (arXiv:2309.06497).
+    correction of zero starts. The roots are those of L̂ + matrix_eps · λ_max(L̂). Blocks have equal
+    sides, the last ones filled up with zeros.
 
+    Source: Gupta et al. 2018 (arXiv:1802.09568), Algorithm 1; blocks, averages and grafting as in
+     Anil et al. 2020 (arXiv:2002.09018) and Shi et al. 2023 (arXiv:2309.06497).
+    b1: β₁, decay rate of the running mean.
+    b2: β₂, decay rate of L, R and v.
+    eps: added to the denominator of the graft.
+    matrix_eps: added to the diagonal, as a share of the largest eigenvalue.
     graft: whose step length each block gets: sgd ‖m̂‖, adam ‖m̂ / (√v̂ + eps)‖, rmsprop the same with
      v uncorrected, none its own.
+    block_size: longest side of a block.
+    precondition_frequency: the roots are taken at the first step, and then every so many.
     """
 
     def grid(param: Tensor) -> tuple[int, int, int, int]:
@@ -287,13 +296,15 @@ def scale_by_kron(
     u ← P m̂ = Q_Lᵀ Q_L m̂ Q_Rᵀ Q_R, its root mean square at most 1.1. With a random V,
     A = Q_L m̂ Q_Rᵀ and B = Q_L⁻ᵀ V Q_R⁻¹, a factor moves by
     Q_L ← Q_L − precond_lr · triu(A Aᵀ − B Bᵀ) Q_L / ‖A Aᵀ + B Bᵀ‖, Q_R likewise: until the whitened
-    momentum is as large in every direction as the noise. A factor is upper triangular, or diagonal
-    where its side is longer than `max_size_triangular`; what has fewer than two dimensions has one
-    factor, diagonal. A factor stays as it is while the momentum is 0.
-    Li 2022 (arXiv:2211.04422), section 3; momentum, limit and rhythm as in kron_torch.
+    momentum is as large in every direction as the noise. Factors are upper triangular or diagonal;
+    a vector has one, diagonal. A factor stays as it is while the momentum is 0.
 
-    precondition_frequency: the factors move every so many steps (kron_torch: at random, with
-     probability 0.03), and at each of the first `precondition_warmup`.
+    Source: Li 2022 (arXiv:2211.04422), section 3; momentum, limit and rhythm as in kron_torch.
+    momentum: decay rate of the running mean.
+    precond_lr: step size of the factors.
+    precondition_frequency: the factors move every so many steps (kron_torch: at random, p = 0.03).
+    precondition_warmup: first steps, at each of which the factors move.
+    max_size_triangular: a longer side has a diagonal factor.
     """
 
     def factor(side: int) -> Callable[[Tensor], tuple[int, ...]]:

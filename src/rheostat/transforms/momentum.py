@@ -16,7 +16,12 @@ def trace(
     """Heavy-ball momentum, as torch.optim.SGD has it: b ← momentum · b + (1 − dampening) · u.
 
     The first update of a parameter enters undamped. With `nesterov` the update is
-    u + momentum · b (Sutskever et al. 2013), otherwise b itself.
+    u + momentum · b, otherwise b itself.
+
+    Source: Sutskever et al. 2013 (ICML).
+    momentum: share of the buffer that a step keeps.
+    dampening: share of the update that does not enter.
+    nesterov: look ahead by one momentum.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -263,6 +263,9 @@ def trace_ema(momentum: Fraction = 0.95, nesterov: bool = True) -> Transform:
 
     With `nesterov` the update is momentum · b + (1 − momentum) · u, otherwise b itself. For rules
     that take only the direction, where the small beginning does not matter.
+
+    momentum: decay rate of the running mean.
+    nesterov: look ahead by one momentum.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

@@ -28,7 +28,11 @@ def non_negative() -> Transform:
 
 @register("transform", "box")
 def box(lower: float = -1.0, upper: float = 1.0) -> Transform:
-    """Every weight within [lower, upper]."""
+    """Every weight within [lower, upper].
+
+    lower: least weight.
+    upper: largest weight.
+    """
     if isinstance(lower, float) and isinstance(upper, float) and lower > upper:
         raise InputError(f"box: lower={lower} is above upper={upper}; swap them")
 
@@ -57,8 +61,7 @@ def unit_norm(dim: int | None = None) -> Transform:
 def max_norm(radius: NonNegative = 1.0, dim: int | None = None) -> Transform:
     """Weights of norm at most `radius`: w ← w · min(1, radius / ‖w‖₂).
 
-    Srivastava et al. 2014 (JMLR 15), with dim=0.
-
+    Source: Srivastava et al. 2014 (JMLR 15), with dim=0.
     radius: the largest norm.
     dim: each index of this dimension is limited by itself; None limits a parameter whole. Vectors
         always are.

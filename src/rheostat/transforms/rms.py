@@ -20,7 +20,11 @@ def scale_by_adagrad(
     """The update over the root of the sum of all its squares, which only grows.
 
     s ← s + u²,  u ← u / ((√s + eps) (1 + (t − 1) lr_decay)).
-    Duchi, Hazan & Singer 2011 (JMLR 12:2121–2159), the diagonal form.
+
+    Source: Duchi, Hazan & Singer 2011 (JMLR 12:2121–2159), the diagonal form.
+    lr_decay: how fast the update shrinks besides, per step.
+    initial_accumulator_value: where the sum of squares begins.
+    eps: added to the denominator, in units of the update.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -47,7 +51,14 @@ def scale_by_rms(
 
     v ← α v + (1 − α) u²,  u ← u / (√v + eps), or u / √(v + eps) with `eps_inside_root`. Centered,
     m ← α m + (1 − α) u, and v − m² takes the place of v below the root.
-    Tieleman & Hinton 2012 (Coursera, lecture 6e); centered as in Graves 2013 (arXiv:1308.0850).
+
+    Source: Tieleman & Hinton 2012 (Coursera, lecture 6e); centered as in Graves 2013
+     (arXiv:1308.0850).
+    alpha: α, decay rate of the running means.
+    eps: added to the denominator, in units of the update.
+    centered: take the square of the running mean off.
+    eps_inside_root: add eps below the root.
+    initial_square: where the running mean of squares begins.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -74,7 +85,11 @@ def scale_by_adadelta(rho: UnitInterval = 0.9, eps: NonNegative = 1e-6) -> Trans
     """The update over its running root mean square, times that of what came out so far.
 
     v ← ρ v + (1 − ρ) u²,  u ← u √(d + eps) / √(v + eps),  d ← ρ d + (1 − ρ) u² of the new u; it
-    is therefore in units of the weights. Zeiler 2012 (arXiv:1212.5701), Algorithm 1.
+    is therefore in units of the weights.
+
+    Source: Zeiler 2012 (arXiv:1212.5701), Algorithm 1.
+    rho: ρ, decay rate of both running means.
+    eps: added to both below the root; the first steps are as large as its root.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

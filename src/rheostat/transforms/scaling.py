@@ -14,6 +14,8 @@ def scale_by_learning_rate(lr: NonNegative = 1e-3) -> Transform:
     """Multiply the update by the learning rate: u ← lr · u.
 
     The loop puts it at the end of a chain that has no step size of its own.
+
+    lr: step size.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

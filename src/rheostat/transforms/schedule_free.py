@@ -50,6 +50,7 @@ def schedule_free_step(
 ) -> Transform:
     """A schedule-free step along the update; see the module. Last in a chain, it is the step size.
 
+    Source: Defazio et al. 2024 (arXiv:2405.15682).
     lr: γ, the step size of the base point.
     momentum: β, the share of the average in the point where the gradient is taken. At 0 this is
         SGD whose iterates are averaged. A later change of it moves the average.

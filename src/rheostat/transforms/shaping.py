@@ -16,8 +16,10 @@ def cautious_update() -> Transform:
     """Keep what agrees in sign with the gradient, and scale it up: u ← u · φ / max(mean φ, 1e-3).
 
     φ = 1[u g > 0], g being the gradient as it entered the chain. After a rule with momentum, before
-    decay. Liang et al. 2024 (arXiv:2411.16085); the floor of the mean is that of the
-    authors' c_adamw.py and of timm, where the paper divides by the mean plus one element.
+    decay.
+
+    Source: Liang et al. 2024 (arXiv:2411.16085); the floor of the mean is that of the authors'
+     c_adamw.py and of timm, where the paper divides by the mean plus one element.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -32,7 +34,9 @@ def cautious_update() -> Transform:
 def centralize_gradient() -> Transform:
     """Take the mean off each output's update: u ← u − mean over all dimensions but the first.
 
-    Vectors and scalars stay as they are. Yong et al. 2020 (arXiv:2004.01461).
+    Vectors and scalars stay as they are.
+
+    Source: Yong et al. 2020 (arXiv:2004.01461).
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -48,9 +52,9 @@ def orthogonal_gradient(rescale: bool = True) -> Transform:
     """⊥Grad: take off the part of the update along the weights, which only scales the logits.
 
     u⊥ = u − (⟨w, u⟩ / ⟨w, w⟩) w, then u ← u⊥ ‖u‖ / ‖u⊥‖. What is left of an update that has no
-    other part is rounding, and stays unscaled. Prieto et al. 2025 (arXiv:2501.04697);
-    the rescaling is in the authors' code.
+    other part is rounding, and stays unscaled.
 
+    Source: Prieto et al. 2025 (arXiv:2501.04697); the rescaling is in the authors' code.
     rescale: give the result the norm of the update.
     """
 
@@ -72,8 +76,9 @@ def add_noise(noise_eta: NonNegative = 0.3, noise_gamma: NonNegative = 0.55) -> 
     """Gaussian noise that anneals: u ← u + N(0, σ²), σ² = noise_eta / tᵞ, t counting from 1.
 
     The draw follows from the group's seed, the step and the parameter's name, so that a resumed run
-    draws the same. Neelakantan et al. 2015 (arXiv:1511.06807), with its η and γ.
+    draws the same.
 
+    Source: Neelakantan et al. 2015 (arXiv:1511.06807), with its η and γ.
     noise_eta: variance at the first step, in squared units of the gradient.
     noise_gamma: how fast it falls; 0 keeps it.
     """
@@ -89,7 +94,10 @@ def add_noise(noise_eta: NonNegative = 0.3, noise_gamma: NonNegative = 0.55) -> 
 def limit_update_rms(max_rms: Positive = 1.0) -> Transform:
     """Each parameter's root mean square at most max_rms: u ← u / max(1, RMS(u) / max_rms).
 
-    After the rule, before the step size. Shazeer & Stern 2018 (arXiv:1804.04235).
+    After the rule, before the step size.
+
+    Source: Shazeer & Stern 2018 (arXiv:1804.04235).
+    max_rms: largest root mean square that is not scaled down.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -103,9 +111,9 @@ def limit_update_rms(max_rms: Positive = 1.0) -> Transform:
 def grokfast_ema(grok_alpha: Fraction = 0.98, grok_lamb: NonNegative = 2.0) -> Transform:
     """Amplify the slow part of the gradient: μ ← α μ + (1 − α) u, u ← u + λ μ.
 
-    μ begins at the first gradient, as in the authors' code. Before the rule. Lee et al. 2024
-    (arXiv:2405.20233).
+    μ begins at the first gradient, as in the authors' code. Before the rule.
 
+    Source: Lee et al. 2024 (arXiv:2405.20233).
     grok_alpha: α, decay rate of the running mean.
     grok_lamb: λ, how much of the running mean is added.
     """

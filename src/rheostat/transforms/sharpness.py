@@ -27,8 +27,7 @@ def _factor(hyper: Hyper, u: Tensor) -> Tensor:
 def sam(rho: NonNegative = 0.05) -> Transform:
     """The gradient at w + e, with e = rho · g / ‖g‖₂.
 
-    Foret et al. 2021 (arXiv:2010.01412), for p = 2.
-
+    Source: Foret et al. 2021 (arXiv:2010.01412), for p = 2.
     rho: length of the displacement, in units of weight.
     """
 
@@ -45,9 +44,10 @@ def sam(rho: NonNegative = 0.05) -> Transform:
 def asam(rho: NonNegative = 0.5, eta: NonNegative = 0.01) -> Transform:
     """The gradient at w + e, with e = rho · T² g / ‖T g‖₂ and T = |w| + eta, element by element.
 
-    The neighbourhood scales with the weights. Kwon et al. 2021 (arXiv:2102.11600), with
-    the element-wise T, for all parameters; the authors' code has T = 1 for what is no weight.
+    The neighbourhood scales with the weights.
 
+    Source: Kwon et al. 2021 (arXiv:2102.11600), with the element-wise T, for all parameters; the
+     authors' code has T = 1 for what is no weight.
     rho: length of T⁻¹ e; about ten times SAM's.
     eta: added to the weights' magnitude, so that a weight of zero is displaced too.
     """

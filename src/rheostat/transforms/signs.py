@@ -26,8 +26,12 @@ def resilient_steps(
 
     Where the sign is that of the last update, the step size grows by etas[1]; where it turned, it
     shrinks by etas[0] and the weight rests this once. It starts from lr and stays in `step_sizes`.
-    Riedmiller & Braun 1993 (Rprop); without taking back the last move, Igel & Hüsken 2000 (Rprop⁻
-    with the rest, iRprop⁻).
+
+    Source: Riedmiller & Braun 1993 (Rprop); without taking back the last move, Igel & Hüsken 2000
+     (Rprop⁻ with the rest, iRprop⁻).
+    lr: first step size of every weight.
+    etas: what a step size is multiplied by where the sign turned, and where it stayed.
+    step_sizes: least and largest step size.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:

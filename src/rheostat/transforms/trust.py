@@ -17,7 +17,7 @@ from rheostat.core.transform import Hyper, State, Transform
 def scale_by_trust_ratio() -> Transform:
     """Give the update the norm of the weights: u ← ‖w‖ / ‖u‖ · u; as it is where either norm is 0.
 
-    You et al. 2020 (arXiv:1904.00962), Algorithm 2, with φ the identity.
+    Source: You et al. 2020 (arXiv:1904.00962), Algorithm 2, with φ the identity.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -38,7 +38,9 @@ def scale_by_layer_rate(
     """LARS's local rate: u ← λ · (u + weight_decay · w), with
     λ = trust_coefficient · ‖w‖ / (‖u‖ + weight_decay · ‖w‖), or 1 where ‖w‖ or the divisor is 0.
 
-    You et al. 2017 (arXiv:1708.03888), equation 6 and Algorithm 1.
+    Source: You et al. 2017 (arXiv:1708.03888), equation 6 and Algorithm 1.
+    trust_coefficient: share of the norm of the weights that a step is long.
+    weight_decay: share of the weights that is added.
     """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
