@@ -77,5 +77,3 @@ def _hessian_times(
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum().double() for x, y in zip(a, b, strict=True)]).sum()
-
-

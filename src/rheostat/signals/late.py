@@ -32,7 +32,9 @@ class Numbers:
         if self._copy is not None:
             if self._copied is not None:
                 self._copied.synchronize()
-            for at, value in zip(self._where, cast("list[float]", self._copy.tolist()), strict=True):
+            for at, value in zip(
+                self._where, cast("list[float]", self._copy.tolist()), strict=True
+            ):
                 self._values[at] = value
             self._copy = None
         return self._values

@@ -14,9 +14,7 @@ FREE = "arithmetic"
 
 
 @register("signal", "clip_rate", version=1)
-def clip_rate(
-    max_norm: Positive | None = None, span: Positive = 100.0, every: Count = 1
-) -> Signal:
+def clip_rate(max_norm: Positive | None = None, span: Positive = 100.0, every: Count = 1) -> Signal:
     """The share of updates whose gradient is clipped.
 
     With `max_norm`, those whose gradient's norm reaches it, less one part in 1e5: a gradient that
