@@ -10,10 +10,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rheostat.core.errors import InputError
+from rheostat.core.errors import InputError, nearest
 from rheostat.core.signal import Reading, Signal
 from rheostat.signals.accounts import open_accounts, union
 from rheostat.signals.activations import Activations
@@ -150,7 +151,10 @@ class Monitor:
         return self.step + len(self._attempts) + 1
 
     def due(self, name: str) -> bool:
-        """Whether a signal is measured in the coming update."""
+        """Whether a signal is measured in the coming update. Raises InputError for one that is not
+        among those of the monitor."""
+        if name not in self.signals:
+            raise InputError(f"the monitor has no signal {name!r}; {nearest(name, self.signals)}")
         return self.signals[name].due(self.coming)
 
     def _due_at(self, step: int) -> Due:
@@ -175,7 +179,8 @@ class Monitor:
         due = self._due_at(coming)
         self._present = None
         if not due.idle:
-            taken = [part.before(due.wanted) for part in self._parts.values()]
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is taken again
+                taken = [part.before(due.wanted) for part in self._parts.values()]
             self._present = coming, due, taken
 
     def after_step(
@@ -202,8 +207,9 @@ class Monitor:
             said |= self._activations.reading()
         at, due, taken = present or (0, _IDLE, [])
         if taken:
-            for cells, part in zip(taken, self._parts.values(), strict=True):
-                cells += part.after(due.wanted)
+            with np.errstate(over="ignore", invalid="ignore"):
+                for cells, part in zip(taken, self._parts.values(), strict=True):
+                    cells += part.after(due.wanted)
         if self.lag:
             flat = [addend for cells in taken for product in cells for addend in product]
             lengths = [[len(product) for product in cells] for cells in taken]

@@ -17,8 +17,8 @@ from rheostat.core.signal import Product, Vector
 from rheostat.signals.pieces import Kept, Layout, Piece, Source
 
 Cells = list[Any]
-"""The addends of one product, 0-dimensional, one a piece; their sum is taken in float64, on the
-host. What could not be measured is NaN."""
+"""The addends of one product, whose sum is taken in float64, on the host: where all is there, one
+number, else 0-dimensional tensors, one a piece. What could not be measured is NaN."""
 
 MOMENTS: tuple[Vector, ...] = ("momentum", "second_moment")
 LAST: dict[Vector, Vector] = {"last_gradient": "gradient", "last_update": "update"}
@@ -183,6 +183,7 @@ class Part:
         if wanted.update:
             rows["now"] = self._weights.look(self.params)
             rows["update"] = self._moving.pieces
+            rows.pop("weights", None)
             for piece, now in zip(rows["update"], rows["now"], strict=True):
                 piece -= now
         for name in wanted.late_moments:
@@ -257,7 +258,8 @@ class Part:
             return [float(self.layout.size)]
         if {a, b} == {"update", "weights"}:
             # The weights before are the weights now and the update together.
-            return [*self._cells("update", "now"), *self._cells("update", "update")]
+            cells = [*self._cells("update", "now"), *self._cells("update", "update")]
+            return [sum(cells)] if self.layout.host else cells
         if "one" in (a, b):
             x = self._row(a if b == "one" else b)
             return [math.nan] if x is None else self._sums(x)
