@@ -13,6 +13,7 @@ from tests.checkpoint.conftest import same_tensors
 
 from rheostat.checkpoint.generations import generations
 from rheostat.checkpoint.load import newest
+from rheostat.recipes.replaying import ReplayError
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "checkpoints.md"
 
@@ -24,7 +25,7 @@ def blocks() -> list[str]:
 
 
 def test_the_loop_goes_on_where_it_was_and_plain_code_reads_it(blocks: list[str]) -> None:
-    _, loop, plain, *_ = blocks
+    _, _, loop, plain, *_ = blocks
     first: dict[str, Any] = {}
     exec(loop, first)
     second: dict[str, Any] = {}
@@ -58,7 +59,7 @@ def test_the_run_goes_on_where_it_was(blocks: list[str]) -> None:
 
 
 def test_plain_code_is_short_needs_no_rheostat_and_finds_damage(blocks: list[str]) -> None:
-    _, loop, plain, *_ = blocks
+    _, _, loop, plain, *_ = blocks
     lines = [line for line in plain.splitlines() if line.strip()]
     assert len([line for line in lines if "import" not in line]) <= 10
     assert "rheostat" not in plain
@@ -92,3 +93,15 @@ def test_the_commands_of_the_page_are_all_there_are() -> None:
 
     told = set(re.findall(r"^rheostat checkpoint (\w+)", PAGE.read_text("utf-8"), re.MULTILINE))
     assert told == {command.name for command in checkpoint_app.registered_commands}
+
+
+def test_the_replay_repeats_what_was_recorded(blocks: list[str]) -> None:
+    whole: dict[str, Any] = {}
+    exec(blocks[1], whole)
+    assert whole["run"].batches == 35
+    wrong = blocks[1].replace("runs/c", "runs/d")
+    wrong = wrong.replace(
+        "    for indices in run.replay", "    data.mul_(2)\n    for indices in run.replay"
+    )
+    with pytest.raises(ReplayError, match=r"step 2\d differs from the record: batch"):
+        exec(wrong, {})

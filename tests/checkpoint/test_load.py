@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tests.checkpoint.conftest import content, is_content, save
 
 from rheostat.checkpoint import manifest as manifests
@@ -222,6 +227,56 @@ def test_a_device_error_is_damage_and_older_ones_are_tried(
     assert found is not None
     assert found.step == 1
     assert "the device reports an error" in found.passed_over[0]
+
+
+def test_verifying_reads_where_files_cannot_be_mapped(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without maps, or where a page of one cannot be fetched."""
+    path = write(directory, 1, {"optimizer": {"moment": torch.randn(5000)}}, {})
+    whole = verify_module.verify(path)
+    monkeypatch.setattr(verify_module, "WINDOW", 1 << 12)
+    assert verify_module.verify(path) == whole
+    mapped, calls = mmap.mmap, 0
+
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            nonlocal calls
+            calls += 1
+            raise OSError(14, "Bad address")
+
+    monkeypatch.setattr(mmap, "mmap", Refusing)
+    assert verify_module.verify(path) == whole
+    assert calls > 3
+
+    def refuse(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", refuse)
+        with pytest.raises(DamageError, match="the device reports an error"):
+            verify_module.verify(path)
+    monkeypatch.setattr(mmap, "mmap", mapped)
+    data = (path / "optimizer.safetensors").read_bytes()
+    real = verify_module._open
+    for cut in (1, 5000):
+        monkeypatch.setattr(verify_module, "_open", _shrinking(real, path, cut))
+        with pytest.raises(DamageError, match="is not as it was written"):
+            verify_module.verify(path)
+        (path / "optimizer.safetensors").write_bytes(data)
+
+
+def _shrinking(real: Any, path: Path, cut: int) -> Any:
+    """Opens as `verify` does, and cuts the optimizer's file once it is open."""
+
+    @contextlib.contextmanager
+    def opened(folder: int, name: str, what: str, file: Any) -> Iterator[int]:
+        with real(folder, name, what, file) as descriptor:
+            if name == "optimizer.safetensors":
+                os.truncate(path / name, (path / name).stat().st_size - cut)
+            yield descriptor
+
+    return opened
 
 
 def test_large_files_are_read_side_by_side(
