@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import rheostat as rs
 from rheostat.core.controller import Controller, Decision, Grow, Move, Now, Scale
 
 
@@ -72,3 +74,19 @@ class Rig:
         other.shares, other.batch, other.steps = dict(self.shares), self.batch, self.steps
         other.decisions = list(self.decisions)
         return other
+
+
+def make(name: str, **arguments: Any) -> Controller:
+    return rs.component(name, "controller").factory(**arguments)
+
+
+def noisy(level: float, seed: int, width: float = 0.05) -> float:
+    return level + random.Random(seed).gauss(0, width)
+
+
+def scales(rig: Rig, hyperparameter: str = "lr") -> list[tuple[int, float]]:
+    return [
+        (step, one.factor)
+        for step, one in rig.decisions
+        if isinstance(one, Scale) and one.hyperparameter == hyperparameter
+    ]

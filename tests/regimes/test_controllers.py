@@ -11,16 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.references.rig import Rig
+from tests.references.rig import Rig, make
 
 import rheostat as rs
-from rheostat.core.controller import Controller, Grow, Scale, read
+from rheostat.core.controller import Grow, Scale, read
 
 Stream = Iterator[Mapping[str, Any]]
-
-
-def make(name: str, **arguments: Any) -> Controller:
-    return rs.component(name, "controller").factory(**arguments)
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -53,20 +53,23 @@ class Arbiter:
 
     def hear(self, requests: Iterable[Asked], at: int, hands: Hands) -> None:
         """Decide about the requests of a step, the most urgent first, then the largest."""
-        heard: dict[str, str] = {}
+        heard: list[Asked] = []
         for asked in sorted(requests, key=lambda one: (-one.priority, -one.size)):
             try:
-                if asked.subject in heard:
-                    raise Refused(f"{heard[asked.subject]} was heard first")
+                before = [one for one in heard if one.subject == asked.subject]
+                for one in before:
+                    if one.who != asked.who or one.overlaps(asked):
+                        raise Refused(f"{one.who} was heard first")
+                if not before:
+                    self._check_time(asked, at)
                 self._grant(asked, at, hands)
-                heard[asked.subject] = asked.who
+                heard.append(asked)
             except (Refused, InputError) as why:
                 self.book.refuse(asked.who, asked.decision, asked.subject, str(why))
         if not self.stood_down and self.left < self.terms.deadband:
             self._stand_down(at, hands)
 
     def _grant(self, asked: Asked, at: int, hands: Hands) -> None:
-        self._check_time(asked, at)
         done, less = granted(asked.decision, self.terms, self.left, self.actuator, at, hands)
         line = self._forecast(asked, done)
         values = self._values(done, hands)
@@ -86,7 +89,7 @@ class Arbiter:
         if line is not None and isinstance(done, Scale):
             change = (done.hyperparameter, done.group, math.log2(done.factor))
             seen = len(self.course.last(self.terms.history))
-            self.trial = Trial(number, asked.who, *change, line, seen)
+            self.trial = Trial(number, at, asked.who, *change, line, seen)
 
     def _check_time(self, asked: Asked, at: int) -> None:
         """Raises Refused where this is not the time for it."""
@@ -139,9 +142,9 @@ class Arbiter:
 
     # -- what follows ---------------------------------------------------------------------------
 
-    def follow(self, now: Now, at: int, hands: Hands) -> float:
-        """Measure the trial that is under way, and lift a limit that skips too much. Returns z of a
-        trial that ended here, NaN where none did."""
+    def follow(self, now: Now, at: int, hands: Hands) -> int | None:
+        """Measure the trial that is under way, and lift a limit that skips too much. Returns how
+        many steps ago a trial began that ended here and did great harm, None without one."""
         self._skipped = 0 if now.applied else self._skipped + 1
         if self._skipped >= self.terms.skips and self.actuator.limit < math.inf:
             self._act(
@@ -152,10 +155,10 @@ class Arbiter:
             )
         trial = self.trial
         if trial is None or not now.applied or not math.isfinite(now.loss):
-            return math.nan
+            return None
         trial.add(now.loss, self.actuator.knobs.still(trial.hyperparameter))
         if len(trial.after) < self.terms.window:
-            return math.nan
+            return None
         expected, found, z = trial.forecast()
         numbers = {"forecast": expected, "found": found, "z": z}
         key = f"{trial.who} {trial.hyperparameter}"
@@ -174,7 +177,7 @@ class Arbiter:
         else:
             self._failed[key] = (at, self._failed.get(key, (0, 0))[1] + 1)
             self._undo(trial, said, numbers, at, hands)
-        return z
+        return at - trial.at if z < -self.terms.harm else None
 
     def _undo(
         self, trial: Trial, why: str, numbers: Mapping[str, float], at: int, hands: Hands

@@ -78,6 +78,11 @@ class Asked:
         """What it changes: a hyperparameter, or what its kind is about."""
         return getattr(self.decision, "hyperparameter", self.decision.kind)
 
+    def overlaps(self, other: Asked) -> bool:
+        """Whether both are about the same param group."""
+        mine, others = self.decision.group, other.decision.group
+        return mine is None or others is None or mine == others
+
     @property
     def size(self) -> float:
         """In octaves; what is no factor counts as one."""

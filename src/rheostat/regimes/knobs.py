@@ -107,8 +107,12 @@ class Knobs:
         return 0.0 if part is None else part.octaves
 
     def shares(self, who: str) -> dict[str, float]:
-        """Somebody's parts in the factors of all groups, as factors."""
-        return {name: 2.0 ** self.part(who, name) for name in self._present}
+        """Somebody's parts in the factors of all groups, as factors; what is not there is 1."""
+        return {
+            part.hyperparameter: 2.0**part.octaves
+            for part in self._parts
+            if part.who == who and part.group is None
+        }
 
     def goal(self, hyperparameter: str, group: int | None) -> float:
         """Where a group's factor is going, in octaves; None is any without a part of its own."""

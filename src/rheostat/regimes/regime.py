@@ -35,7 +35,7 @@ class Regime:
         dry_run: decide and write accounts, change nothing. Factors are then those that would be.
 
     Raises:
-        InputError: a controller that depends on a name it shares with the arbiter or the safeguard.
+        InputError: a controller that is called as the arbiter or the safeguard is.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Regime:
     def needs(self) -> tuple[str, ...]:
         """The signals that must be measured for it, each once."""
         wanted = [signal for one in self.controllers.values() for signal in one.needs]
-        return tuple(dict.fromkeys(wanted))
+        return tuple(dict.fromkeys([*wanted, "gradient_norm"] if self.safeguard else wanted))
 
     @property
     def acts_on(self) -> tuple[str, ...]:
@@ -90,9 +90,9 @@ class Regime:
         before = self.course.median(self.terms.window)
         self.book.begin(self.at, now.step, self.actuator.segment, before)
         requests = self.safeguard.watch(now, self.at, hands) if self.safeguard else []
-        z = self.arbiter.follow(now, self.at, hands)
-        if self.safeguard and z < -self.terms.harm:
-            requests.append(self.safeguard.ask(f"a trial did harm (z = {z:.1f})", {"z": z}))
+        harm = self.arbiter.follow(now, self.at, hands)
+        if self.safeguard and harm is not None:
+            requests.append(self.safeguard.ask("a trial did harm", {}, before=harm))
         requests += self._asked(now, hands)
         segment = self.actuator.segment
         self.arbiter.hear(requests, self.at, hands)
@@ -110,13 +110,13 @@ class Regime:
         }
         factors = {**dict.fromkeys(planned, 1.0), **self.actuator.knobs.factors()}
         factors["batch"] = self.actuator.growth
+        now = replace(now, factors=factors, planned=planned)
         requests: list[Asked] = []
         for name, one in self.controllers.items():
             self._deaf[name] = 0 if one.hears(now) else self._deaf[name] + 1
-            seen = replace(
-                now, factors=factors, planned=planned, shares=self.actuator.knobs.shares(name)
-            )
-            if one.due(seen):
+            if one.due(now):
+                shares = self.actuator.knobs.shares(name)
+                seen = replace(now, shares=shares) if shares else now
                 decisions = one.asked(seen, self._memories[name])
                 requests += [Asked(name, one.priority, decision) for decision in decisions]
         return requests

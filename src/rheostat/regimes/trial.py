@@ -20,7 +20,7 @@ class Trial:
     forecast and of a median of as many blocks as the window has, which scatter as those before did.
 
     Attributes:
-        number: of the account that began it.
+        number, at: of the account that began it, and when that was.
         who, hyperparameter, group, octaves: the change.
         line, length: the forecast, and the number of losses that it was made from.
         skipped: losses that came before the change was fully applied.
@@ -28,6 +28,7 @@ class Trial:
     """
 
     number: int
+    at: int
     who: str
     hyperparameter: str
     group: int | None

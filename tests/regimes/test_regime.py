@@ -1,0 +1,62 @@
+"""A whole regime in a real loop: controllers, arbiter and safeguard together."""
+
+from __future__ import annotations
+
+import json
+
+from tests.references.hands import Loop
+from tests.references.problems import same_bits, weights
+from tests.references.rig import make
+
+from rheostat.regimes.account import Account
+from rheostat.regimes.regime import Regime
+from rheostat.regimes.replay import Replay
+from rheostat.regimes.safeguard import Care
+
+FAULTS: dict[int, str | float] = dict.fromkeys(range(250, 270), 30.0)
+STEPS = 480
+
+
+def whole() -> Regime:
+    controllers = (make("spike_guard", calm=40), make("plateau"), make("decay_balance", by="ratio"))
+    return Regime(controllers, care=Care(every=40, survive=20))
+
+
+def recent(run: Loop) -> float:
+    return sum(run.losses[-64:]) / 64
+
+
+def test_what_it_needs_is_what_its_parts_need() -> None:
+    assert whole().needs == ("gradient_norm", "update_ratio")
+    assert whole().acts_on == ("lr", "max_norm", "weight_decay")
+    assert list(Regime([make("plateau"), make("plateau")]).controllers) == ["plateau", "plateau 2"]
+
+
+def test_nothing_happens_in_a_clean_run() -> None:
+    run = Loop(whole()).run(STEPS)
+    assert run.accounts == []
+    assert same_bits(weights(run.model), weights(Loop(Regime([])).run(STEPS).model))
+
+
+def test_a_learning_rate_that_is_30_times_too_large_is_survived() -> None:
+    run = Loop(whole(), faults=FAULTS).run(STEPS)
+    who = {account.who for account in run.accounts if account.done}
+    assert "spike_guard" in who
+    assert 250 < min(account.at for account in run.accounts) < 270, "while it lasts"
+    undisturbed, left_alone = Loop(Regime([])), Loop(Regime([]), faults=FAULTS)
+    assert recent(run) < 1.5 * recent(undisturbed.run(STEPS))
+    assert recent(run) < 0.8 * recent(left_alone.run(STEPS))
+
+
+def test_it_resumes_and_replays_to_the_same_bits() -> None:
+    straight = Loop(whole(), faults=FAULTS).run(STEPS)
+    first = Loop(whole(), faults=FAULTS).run(265)
+    second = Loop(whole(), faults=FAULTS)
+    second.restore(first.saved())
+    second.regime.load_state_dict(json.loads(json.dumps(first.regime.state_dict())))
+    second.run(STEPS - 265)
+    assert same_bits(weights(second.model), weights(straight.model))
+    told = [a.written() for a in first.accounts + second.accounts]
+    assert told == [a.written() for a in straight.accounts]
+    replayed = Loop(Replay(map(Account.read, told)), faults=FAULTS).run(STEPS)
+    assert same_bits(weights(replayed.model), weights(straight.model))
