@@ -132,6 +132,14 @@ def test_from_a_checkpoint_of_ones_choice_and_from_a_loader(loop: Loop) -> None:
         next(loop.run.replay(10, checkpoint=second))
 
 
+def test_a_sampler_that_is_ahead_stays_ahead(loop: Loop) -> None:
+    next(iter(loop.sampler))  # as a loader with workers does
+    before = loop.state()
+    assert loop.sampler.state_dict()["batches"] == loop.run.batches + 1
+    repeat(loop, 4)
+    assert loop.state() == before
+
+
 def test_the_first_difference_is_named(loop: Loop) -> None:
     before = loop.state()
 

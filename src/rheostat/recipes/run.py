@@ -143,20 +143,24 @@ class Run:
                 saved.
             MachineError: the disk failed, now or at the save before; older checkpoints are whole.
         """
-        self._check_open("save")
-        if self._saver is None:
-            raise InputError(
-                "run.save: this run keeps no checkpoints; attach it with a directory and "
-                "resume='auto'"
-            )
+        saver = self._checkpoints("save")
         if self._replaying:
             return
         if self._writer is not None:
             self._writer.flush()  # first: no checkpoint is ahead of its record
         tensors, documents = self._bundle.take(self._progress)
-        self._saver.save(self._updates, tensors, documents, score)
+        saver.save(self._updates, tensors, documents, score)
         if wait:
-            self._saver.wait()
+            saver.wait()
+
+    def _checkpoints(self, method: str) -> Saver:
+        self._check_open(method)
+        if self._saver is None:
+            raise InputError(
+                f"run.{method}: this run keeps no checkpoints; attach it with a directory and "
+                "resume='auto'"
+            )
+        return self._saver
 
     @property
     def _updates(self) -> int:
@@ -208,36 +212,33 @@ class Run:
             InputError: no such checkpoint, the run is closed, nested replays, or schedules that
                 follow the clock; a loop that does not call `run.step` once a batch.
         """
-        self._check_open("replay")
+        saver, bundle = self._checkpoints("replay"), self._bundle
+        assert self._writer is not None  # checkpoints have a directory, and so has the record
         if self._replaying:
             raise InputError("run.replay: this is a replay already")
-        saver, writer, bundle = self._saver, self._writer, self._bundle
-        if saver is None or writer is None:
-            raise InputError(
-                "run.replay: this run keeps no checkpoints; attach it with a directory and "
-                "resume='auto'"
-            )
         if self._seconds is not None:
             raise InputError("run.replay: with seconds=… the run follows the clock, which goes on")
         saver.wait()
-        writer.flush()
+        self._writer.flush()
         saved = checkpoint_before(saver.directory, self.batches, steps, checkpoint)
-        comparison = compare_with(bundle, writer.directory)
+        comparison = compare_with(bundle, self._writer.directory)
         here = self._progress, self._recorder, self._left
         try:
             with gone_back(bundle, self._progress, saved) as self._progress:
                 self._recorder, self._left = Recorder(comparison, self._loop), self._updates
                 self._replaying = True
-                drawn = feed(batches, bundle, self.batches)
-                for number in range(self.batches, self.batches + steps):
-                    if saver.stop_code:
-                        break
-                    yield next(drawn)
+                numbers = range(self.batches, self.batches + steps)
+                for number, drawn in zip(
+                    numbers, feed(batches, bundle, self.batches), strict=False
+                ):
+                    yield drawn
                     if self.batches != number + 1:
                         raise InputError(
                             f"run.replay: batch {number} took {self.batches - number} calls of "
                             "run.step; one is right"
                         )
+                    if saver.stop_code:
+                        break
         finally:
             self._replaying = False
             self._progress, self._recorder, self._left = here
