@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.hyper import Argument
-from rheostat.lab import conditions
+from rheostat.lab import condition_keys
 from rheostat.recipes.document import Document, Problem, quoted, refuse
 from rheostat.recipes.reader import STEPS, Reader
 from rheostat.recipes.recipe import read_recipe
@@ -26,7 +26,7 @@ ALPHA = 0.05
 """The level of a study's tests and intervals."""
 
 NEEDED = (*STUDY_TEXTS, "workload", "arms", "baseline", "seeds", "steps", "metric")
-KEYS = (*NEEDED, "recipe", *conditions.KEYS)
+KEYS = (*NEEDED, "recipe", *condition_keys.KEYS)
 """The keys of a study file; `NEEDED` are needed."""
 
 
@@ -72,7 +72,7 @@ class _Study:
             "steps": steps,
             "metric": self._metric(metrics),
             "alpha": ALPHA,
-            **conditions.read_conditions(self._reader, given, arms),
+            **condition_keys.read_conditions(self._reader, given, arms),
         }
 
     def _keys(
@@ -245,7 +245,7 @@ class _Study:
             self._reader.report((*here, "contestant"), message)
             return None
         given = {key: value for key, value in written.items() if key != "contestant"}
-        whole = conditions.checked(self._reader, here, CONTESTANTS[kind], given)
+        whole = condition_keys.checked(self._reader, here, CONTESTANTS[kind], given)
         return None if whole is None else {"contestant": kind, **whole}
 
     def _shared(
