@@ -25,9 +25,6 @@ TARGET = Argument("target", float)
 JUDGE = Argument("judge", Judge, "metric")
 KEY = Argument("key", str)
 VALUE = Argument("values", float)
-KEYS = ("faults", "sweep", "evaluate_every", "target", "judge")
-"""The keys of a study file that are read here."""
-
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "metric": (),
     "recovery": ("faults", "evaluate_every"),

@@ -8,6 +8,9 @@ from typing import Any
 UNDISTURBED = "undisturbed"
 """The condition of a study of faults in which nothing goes wrong."""
 
+KEYS = ("faults", "sweep", "evaluate_every", "target", "judge")
+"""The keys of a study file that say them."""
+
 
 def names_of(canonical: Mapping[str, Any]) -> tuple[str, ...]:
     """The conditions of a plan in the order of its file; a plain study has one, without a name."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rheostat.core.durable import content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.hyper import Argument
-from rheostat.lab import condition_keys
+from rheostat.lab import condition_keys, conditions
 from rheostat.recipes.document import Document, Problem, quoted, refuse
 from rheostat.recipes.reader import STEPS, Reader
 from rheostat.recipes.recipe import read_recipe
@@ -26,7 +26,7 @@ ALPHA = 0.05
 """The level of a study's tests and intervals."""
 
 NEEDED = (*STUDY_TEXTS, "workload", "arms", "baseline", "seeds", "steps", "metric")
-KEYS = (*NEEDED, "recipe", *condition_keys.KEYS)
+KEYS = (*NEEDED, "recipe", *conditions.KEYS)
 """The keys of a study file; `NEEDED` are needed."""
 
 
