@@ -24,10 +24,14 @@ _OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a file behind the standard output refuses with; whatever else fails there is a bug."""
 
 
+def _said(message: Warning | str, *_: object, **__: object) -> str:
+    return f"rheostat: warning: {message}\n"
+
+
 def main() -> NoReturn:
     """The console script: errors on one line, exit codes as documented."""
     signal.signal(signal.SIGTERM, _on_sigterm)
-    warnings.formatwarning = lambda message, *_, **__: f"rheostat: warning: {message}\n"
+    warnings.formatwarning = _said
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a program has put its own
             stream.reconfigure(errors="backslashreplace")

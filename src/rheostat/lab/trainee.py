@@ -22,7 +22,8 @@ from rheostat.recipes.attach import attach
 from rheostat.recipes.recipe import Recipe
 from rheostat.recipes.run import Run
 from rheostat.record.environment import environment, facts, git_state
-from rheostat.record.run import LOG_NAME, RunWriter
+from rheostat.record.run import LOG_NAME
+from rheostat.record.writer import RunWriter
 from rheostat.signals.fingerprint import fingerprint
 
 

@@ -299,12 +299,15 @@ class Run:
         self._progress.changes.append(noted(self._loop, operation, arguments))
 
     def note(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Record an event of your own, such as a validation, at this place of the run.
+        """Record an event of your own, such as a validation, at this place of the run; a replay
+        records nothing.
 
         Raises:
-            InputError: the run is closed. ValueError: the kind is one of the record's own.
+            InputError: the run is closed.
+            ValueError: the kind is one of the record's own.
         """
-        if self._writer is not None:
+        self._check_open("note")
+        if self._writer is not None and not self._replaying:
             self._writer.event(kind, {"step": self.batches, **fields})
 
     def finish(
