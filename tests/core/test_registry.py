@@ -11,6 +11,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.hyper import NonNegative
 from rheostat.core.registry import component, components, register
 from rheostat.core.transform import Transform
+from rheostat.recipes.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("_table_as_it_was")
 
@@ -128,6 +129,10 @@ def test_a_deprecated_component_warns_with_its_replacement_and_its_term() -> Non
     said = "test_deprecated@1 is deprecated: use trace; goes in 1.0"
     with pytest.warns(FutureWarning, match=said):
         factory()
+    with pytest.warns(FutureWarning, match=said) as caught:
+        Recipe.load({"chain": ["test_deprecated"]})
+    # The line that it is about is the user's, however deep in the library it is made.
+    assert {warning.filename for warning in caught} == {__file__}
     assert component("test_deprecated").deprecated == "use trace; goes in 1.0"
     for text in ("old", "use trace", "goes in 1.0", "use trace; goes in summer"):
         with pytest.raises(InputError, match="what to use and in which release it goes"):

@@ -25,7 +25,11 @@ from rheostat.core.errors import InputError, MachineError
 from rheostat.recipes.attach import ResumeWarning
 from rheostat.record.run import RunRecord
 
-RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": {"schedule": "cosine", "peak": 0.1}}
+RECIPE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "lr": {"schedule": "cosine", "peak": 0.1},
+    "silence": ["RH019"],
+}
 
 
 def _model(width: int = 3) -> nn.Sequential:
@@ -131,7 +135,7 @@ class _Refusing:
         self.state = state["state"]
 
 
-LAYERS = {"optimizer": "adamw", "lr": {"schedule": "cosine", "peak": 0.2}, "weight_decay": 0.5}
+LAYERS = {**RECIPE, "lr": {"schedule": "cosine", "peak": 0.2}, "weight_decay": 0.5}
 
 
 def test_a_load_that_does_not_fit_changes_nothing_and_names_it_all(tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ def test_changes_of_plan_and_restarts_are_made_again(tmp_path: Path) -> None:
 
 
 def test_a_run_saved_in_its_evaluation_view_goes_on_in_it(tmp_path: Path) -> None:
-    recipe = {"optimizer": "schedule_free_adamw", "lr": 0.1}
+    recipe = {"optimizer": "schedule_free_adamw", "lr": 0.1, "silence": ["RH019"]}
     model = _model()
     with _attach(tmp_path, model, recipe=recipe) as run:
         for _ in range(3):

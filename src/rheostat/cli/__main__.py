@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 from typer.main import get_command
@@ -24,14 +24,10 @@ _OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a file behind the standard output refuses with; whatever else fails there is a bug."""
 
 
-def _said(message: Warning | str, *_: object, **__: object) -> str:
-    return f"rheostat: warning: {message}\n"
-
-
 def main() -> NoReturn:
     """The console script: errors on one line, exit codes as documented."""
     signal.signal(signal.SIGTERM, _on_sigterm)
-    warnings.formatwarning = _said
+    warnings.formatwarning = _warning_line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a program has put its own
             stream.reconfigure(errors="backslashreplace")
@@ -73,6 +69,11 @@ def _run(arguments: list[str]) -> int:
         raise MachineError(
             f"cannot write the output: {error.strerror}; send it elsewhere or free some space"
         ) from error
+
+
+def _warning_line(message: Warning | str, *_: Any) -> str:
+    """A warning as errors are: one line, and no line of code."""
+    return f"rheostat: warning: {message}\n"
 
 
 def _say(line: str) -> None:

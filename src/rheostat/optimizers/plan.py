@@ -3,11 +3,10 @@ them by name."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from rheostat.optimizers.scheduled import (
     has_schedule,
     log_key,
     schedules_in,
+    written_plan,
 )
 from rheostat.schedules.changes import cooldown_from, extend, peak_of, rescale_from
 from rheostat.schedules.restarts import begun_again
@@ -87,7 +87,7 @@ class Plan:
         self.schedules.append(dict(found))
         group.update(bases(found))
         group.update({log_key(key): () for key in found})
-        group["plan"] = _written(found)
+        group["plan"] = written_plan(found)
         self._refresh(len(self.schedules) - 1, group)
 
     def reset(self) -> None:
@@ -97,7 +97,7 @@ class Plan:
         self._changed.clear()
         for group, planned in zip(self._groups, self.planned, strict=True):
             group.update({log_key(key): () for key in planned})
-            group["plan"] = _written(planned)
+            group["plan"] = written_plan(planned)
 
     def check_ready(self) -> None:
         """Refuse a step where a scheduled hyperparameter was overwritten, or where nobody has said
@@ -274,7 +274,7 @@ class Plan:
             self.schedules[one.group][hyperparameter] = one.new
             self._made[one.group][hyperparameter] = one.new
             changed[log_key(hyperparameter)] = ()
-            changed["plan"] = _written(self._made[one.group])
+            changed["plan"] = written_plan(self._made[one.group])
             self._changed.add((one.group, hyperparameter))
             self._cycles.forget(one.group)
             self._refresh(one.group, changed)
@@ -391,19 +391,3 @@ def _schedule(made: object, old: Schedule) -> Schedule:
     if not isinstance(made, Schedule):
         raise InputError(f"plan.change: gives {made!r}; should be a schedule, such as constant(…)")
     return replace(made, fault=old.fault)
-
-
-def _written(schedules: Mapping[str, Any]) -> str:
-    """What the schedules are, as JSON; a function of Python's is only said to be one."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(part) for part in cast("tuple[Any, ...]", value)]
-        if not isinstance(value, Schedule):
-            return value
-        try:
-            return value.written()
-        except InputError:
-            return "a function"
-
-    return json.dumps({key: plain(value) for key, value in schedules.items()})

@@ -6,8 +6,8 @@ from rheostat.core.hyper import Count, Fraction, NonNegative, Steps
 from rheostat.core.registry import register
 from rheostat.core.transform import Transform, chain
 from rheostat.transforms.decay import add_decayed_weights
-from rheostat.transforms.kronecker import scale_by_kron
 from rheostat.transforms.scaling import scale_by_learning_rate
+from rheostat.transforms.whitening import scale_by_kron
 
 
 @register("optimizer", "psgd_kron")

@@ -6,6 +6,7 @@ count of its own unit.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat, cast
@@ -137,3 +138,19 @@ def check_counted(index: int, group: Mapping[str, Any], schedules: Mapping[str, 
                     f"{key} of param group {index} is scheduled in {unit}, and nobody has said how "
                     f"many the last step took: call consumed({unit}=…) after each step"
                 )
+
+
+def written_plan(schedules: Mapping[str, Any]) -> str:
+    """What the schedules are, as JSON; a function of Python's is only said to be one."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(part) for part in cast("tuple[Any, ...]", value)]
+        if not isinstance(value, Schedule):
+            return value
+        try:
+            return value.written()
+        except InputError:
+            return "a function"
+
+    return json.dumps({key: plain(value) for key, value in schedules.items()})

@@ -85,8 +85,8 @@ def attach(
     Raises:
         InputError: whatever is wrong with the recipe, or does not fit the model; a schedule that
             needs a horizon and has none; a horizon in the recipe and another one in `steps`, or any
-            where the recipe's counts another unit; a
-            checkpoint of another recipe or model (then nothing was changed), or none under "must".
+            in another unit; a checkpoint of another recipe or model (then nothing was changed), or
+            none under "must".
         MachineError: another process holds the directory, five starts in a row ended before a
             save, or the disk failed.
     """
