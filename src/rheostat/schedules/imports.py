@@ -174,7 +174,8 @@ def from_function(
             try:
                 found = function(k)
             except (TypeError, ValueError):  # such as "the truth value of an array …"
-                found = np.reshape([function(step) for step in k.ravel().tolist()], k.shape)
+                single = cast("Callable[[float], float]", function)
+                found = np.array([single(step) for step in k.ravel().tolist()]).reshape(k.shape)
             values = np.asarray(found, dtype=np.float64)
         if values.shape not in ((), k.shape):
             raise InputError(
