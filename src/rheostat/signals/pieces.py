@@ -1,8 +1,8 @@
 """Many tensors as one long vector, in the few pieces in which inner products are cheap.
 
 Small tensors are gathered into one buffer, large ones are read where they lie. On the CPU pieces
-that fit the cache are numpy's, whose calls cost a third of torch's; both know `dot`, `-=` and
-`[:] =`, and so what is computed with them is written once.
+that fit the cache are numpy's, whose calls cost a third of torch's; both know `dot` and `-=`, and so
+what is computed with them is written once.
 """
 
 from __future__ import annotations
@@ -44,6 +44,14 @@ def as_piece(flat: Tensor) -> Piece:
     """A vector as numpy's where that is cheaper, else as it is; the memory is shared."""
     host = flat.device.type == HOST and flat.numel() <= NUMPY
     return flat.numpy() if host else flat
+
+
+def put(mine: Piece, theirs: Piece) -> None:
+    """Copy one piece into another of its kind."""
+    if isinstance(mine, Tensor):
+        mine.copy_(theirs)
+    else:
+        mine[:] = theirs
 
 
 class Buffer:
@@ -192,12 +200,12 @@ class Kept:
         """Copy a vector."""
         source.gather(self._buffers)
         for mine, theirs in zip(self._large, source.large, strict=True):
-            mine[:] = theirs
+            put(mine, theirs)
 
     def copy(self, pieces: list[Piece]) -> None:
         """Copy a vector that is in pieces already."""
         for mine, theirs in zip(self.pieces, pieces, strict=True):
-            mine[:] = theirs
+            put(mine, theirs)
 
     def tensors(self) -> list[Tensor]:
         """Each tensor, in its shape, in the order of the layout; the memory is shared."""
