@@ -81,7 +81,7 @@ def test_hooks_look_on_due_steps_in_training_alone_and_go_on_close() -> None:
     monitor = _monitor(model, every=4)
     assert monitor._activations is not None
     looks: list[int] = []
-    for k in range(1, 9):
+    for _ in range(8):
         model(torch.randn(2, 3))
         looks.append(len(monitor._activations._seen))
         monitor.before_step()

@@ -46,7 +46,7 @@ def _backward(model: nn.Module, optimizer: torch.optim.Optimizer, k: int) -> Ten
 
 
 def _train(lag: int) -> tuple[Monitor, list[dict[str, float]], list[int]]:
-    """The values after each of 30 steps, of which some count as skipped, and the steps they are of."""
+    """The values after each of 30 steps, some of which count as skipped, and what they are of."""
     model = _net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     monitor = Monitor(list(DEFINITIONS), model, optimizer)

@@ -1,4 +1,4 @@
-"""Each family of signals: the property that defines it, and what it does with what is not finite."""
+"""Each family of signals: the property that defines it, and what is not finite."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import rheostat as rs
 from rheostat.core.errors import InputError
 from rheostat.core.signal import Reading, Signal
 from rheostat.signals import noise, spike
+from rheostat.signals.hessian import rayleigh
 from rheostat.signals.monitor import Monitor
 
 NAMES = [c.name for c in rs.components("signal")]
@@ -168,7 +169,7 @@ def test_variance_leaves_out_what_is_not_finite() -> None:
 
 
 def _gradients(batches: int, size: int, scale: float = 1.0) -> list[list[torch.Tensor]]:
-    """Mean gradients of batches of samples from N(G, Σ), with tr Σ = 30 · 4 and ‖G‖² = 30 · 0.25."""
+    """Mean gradients of batches of samples from N(G, Σ): tr Σ = 30 · 4 and ‖G‖² = 30 · 0.25."""
     generator = torch.Generator().manual_seed(0)
     noise_of = torch.randn(batches, size, 30, generator=generator).mean(1)
     return [[scale * (0.5 + 2.0 * row[:20]), scale * (0.5 + 2.0 * row[20:])] for row in noise_of]
@@ -294,8 +295,6 @@ def test_the_secant_is_exact_for_a_quadratic() -> None:
 
 
 def test_hessian_products_find_the_curvature_along_the_gradient_and_the_largest_one() -> None:
-    from rheostat.signals.hessian import rayleigh
-
     model, hessian, loss = _quadratic()
     g = torch.autograd.grad(loss(), model.weight)[0][0]
     before = model.weight.detach().clone()
@@ -303,7 +302,7 @@ def test_hessian_products_find_the_curvature_along_the_gradient_and_the_largest_
     assert float(found) == pytest.approx(float(g @ hessian @ g / (g @ g)), rel=1e-12)
     largest = float(torch.linalg.eigvalsh(hessian)[-1])
     assert float(rayleigh(loss, list(model.parameters()), 200)) == pytest.approx(largest, rel=1e-6)
-    assert float(rayleigh(lambda: model.weight.sum(), [model.weight])) == 0.0
+    assert float(rayleigh(model.weight.sum, [model.weight])) == 0.0
     assert model.weight.grad is None
     assert torch.equal(model.weight, before)
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +74,7 @@ class Activations:
     REPORTS = ("activation_saturation", "dead_units")
 
     def __init__(self, model: nn.Module, wanted: Callable[[], bool]) -> None:
-        modules = cast("list[nn.Module]", list(model.modules()))
-        watched = [module for module in modules if type(module) in FLAT]
+        watched = [module for module in model.modules() if type(module) in FLAT]
         if not watched:
             known = ", ".join(kind.__name__ for kind in FLAT)
             raise InputError(f"the model has no activation to look at; watched are {known}")

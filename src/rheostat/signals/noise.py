@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.hyper import Count, Positive
+from rheostat.core.hyper import Positive
 from rheostat.core.registry import register
 from rheostat.core.signal import Memory, Reading, Signal
 from rheostat.signals.averages import empty, follow, keep, ratio

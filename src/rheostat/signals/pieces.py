@@ -1,8 +1,8 @@
 """Many tensors as one long vector, in the few pieces in which inner products are cheap.
 
 Small tensors are gathered into one buffer, large ones are read where they lie. On the CPU pieces
-that fit the cache are numpy's, whose calls cost a third of torch's; both know `dot` and `-=`, and so
-what is computed with them is written once.
+that fit the cache are numpy's, whose calls cost a third of torch's; both know `dot` and `-=`, and
+so what is computed with them is written once.
 """
 
 from __future__ import annotations
@@ -54,15 +54,19 @@ def put(mine: Piece, theirs: Piece) -> None:
         mine[:] = theirs
 
 
+def subtract(mine: Piece, theirs: Piece) -> None:
+    """Take one piece away from another, where that stands."""
+    mine -= theirs
+
+
 class Buffer:
     """Where small tensors are gathered: `views` has the shape of each, `piece` is all of it."""
 
     def __init__(self, shapes: list[torch.Size], dtype: torch.dtype, device: torch.device) -> None:
         sizes = [shape.numel() for shape in shapes]
         flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        self.views = [
-            part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)
-        ]
+        parts: Sequence[Tensor] = torch.split(flat, sizes)
+        self.views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         self.piece = as_piece(flat)
         self._still = torch.no_grad()  # making one takes as long as copying a small tensor
 
