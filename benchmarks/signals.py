@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/signals.py [--threads N] [--rounds N] [--only PATTERN]
 
-Two models are trained with torch's AdamW: an MLP of 25,194 parameters (64-256-32-10, batch 64), and a
-transformer of 1.8 M (4 layers of 192, sequences of 64, batch 8). In each round each of both ways
-trains some steps, in turn; given is the median over rounds of the difference, for each step and
+Two models are trained with torch's AdamW: an MLP of 25,194 parameters (64-256-32-10, batch 64),
+and a transformer of 1.8 M (4 layers of 192, sequences of 64, batch 8). In each round both ways
+train some steps, in turn; given is the median over rounds of the difference, for each step and
 relative to the step. With one thread it is processor time, which a busy machine disturbs less. "one
 norm" is one `_foreach_norm` of the gradients in a monitor's place.
 """
@@ -146,11 +146,11 @@ def main() -> None:
             ("nineteen every step", MORE, 1, ""),
             ("nineteen every 16", MORE, 16, ""),
         ):
-            about = f"{make.__name__}, {about}"
-            if fnmatch.fnmatch(about, given.only):
+            row = f"{make.__name__}, {about}"
+            if fnmatch.fnmatch(row, given.only):
                 plain, added, share = compare(make, names, every, given)
                 print(
-                    f"{about:<36} step {1e3 * plain:8.3f} ms  adds {1e6 * added:8.1f} µs"
+                    f"{row:<36} step {1e3 * plain:8.3f} ms  adds {1e6 * added:8.1f} µs"
                     f"  {100 * share:6.2f} %  {wanted}",
                     flush=True,
                 )

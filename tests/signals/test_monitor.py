@@ -291,7 +291,7 @@ def test_what_is_kept_is_only_what_the_next_update_needs() -> None:
 
 def test_a_state_of_other_signals_or_parts_is_refused() -> None:
     state = Monitor(LOSSES).state_dict()
-    with pytest.raises(InputError, match="the saved monitor measures loss_fast, .* this one skip"):
+    with pytest.raises(InputError, match=r"the saved monitor measures loss_fast, .* this one skip"):
         Monitor(["skip_rate"]).load_state_dict(state)
     model = _net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

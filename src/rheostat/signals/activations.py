@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,8 @@ FLAT: dict[type[nn.Module], Flat] = {
     nn.Hardtanh: lambda _, out: (out <= out.amin()) | (out >= out.amax()),
     nn.Tanh: lambda _, out: out.abs() > 0.97468,
     nn.Sigmoid: lambda _, out: (out - 0.5).abs() > 0.48734,
-    nn.GELU: lambda x, _: x < -2.4,
-    nn.SiLU: lambda x, _: x < -4.1,
+    nn.GELU: lambda x, _: x < -2.3486,
+    nn.SiLU: lambda x, _: x < -4.0826,
     nn.ELU: lambda _, out: out < -0.95,
 }
 """The activations that are watched. A tanh has slope 1 − a², a sigmoid a (1 − a), an ELU 1 + a."""
@@ -74,8 +74,7 @@ class Activations:
     REPORTS = ("activation_saturation", "dead_units")
 
     def __init__(self, model: nn.Module, wanted: Callable[[], bool]) -> None:
-        modules = cast("list[nn.Module]", list(model.modules()))
-        watched = [module for module in modules if type(module) in FLAT]
+        watched = [module for module in model.modules() if type(module) in FLAT]
         if not watched:
             known = ", ".join(kind.__name__ for kind in FLAT)
             raise InputError(f"the model has no activation to look at; watched are {known}")
@@ -84,10 +83,11 @@ class Activations:
         self._hooks = [module.register_forward_hook(self._look) for module in watched]
 
     def _look(self, module: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> None:
-        if not (module.training and self._wanted()):
+        if not (module.training and out.ndim > 1 and out.numel() and self._wanted()):
             return
         with torch.no_grad():
-            flat = FLAT[type(module)](inputs[0][:SAMPLE], out[:SAMPLE])
+            rows = min(SAMPLE, out.shape[0])
+            flat = FLAT[type(module)](inputs[0].narrow(0, 0, rows), out.narrow(0, 0, rows))
             units = flat.movedim(1 if flat.ndim in (4, 5) else -1, 0).flatten(1)
             self._seen[id(module)] = flat.float().mean(), units.all(1).float().mean()
 

@@ -54,8 +54,8 @@ def step_time(every: Count = 1) -> Signal:
 def step_energy(every: Count = 16) -> Signal:
     """Joules for each update, of all processors and NVIDIA devices of the machine together.
 
-    From RAPL (/sys/class/powercap/intel-rapl:N, whose reading mostly takes root's rights) and, where
-    pynvml is installed, NVML. What else runs on the machine is counted too. NaN the first time,
+    From RAPL (/sys/class/powercap/intel-rapl:N, whose reading mostly takes root's rights) and NVML,
+    where pynvml is installed. What else runs on the machine is counted too. NaN the first time,
     where neither counts, and where a counter has begun anew. Unit: joules.
     every: updates from one measurement to the next, over which it is averaged.
     """

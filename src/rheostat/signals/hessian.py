@@ -38,7 +38,7 @@ def curvature_hvp(every: Count = 100) -> Signal:
 def rayleigh(
     closure: Callable[[], Tensor], params: Sequence[Tensor], iterations: int = 0
 ) -> Tensor:
-    """vᵀHv / vᵀv of the loss that `closure` computes, v its gradient after so many power iterations.
+    """vᵀHv / vᵀv of a loss that `closure` computes, v its gradient after so many power iterations.
 
     With 0 iterations it is the curvature along the gradient; with some ten it nears the eigenvalue
     of the Hessian that is largest in magnitude. Neither `.grad` nor weights are touched. The

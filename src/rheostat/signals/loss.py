@@ -1,4 +1,4 @@
-"""The training loss: fast and slow averages, its slope, and whether the slope is more than noise."""
+"""The training loss: fast and slow averages, its slope, and whether that is more than noise."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def loss_significance(fast: Positive = 20.0, slow: Positive = 200.0, every: Coun
     """How far the slope of the loss is from nothing, in standard errors, with the slope's sign.
 
     t = loss_slope / error,  error = √(s² Σ cᵢ²) / (difference of the mean ages), where cᵢ is what
-    the i-th loss weighs in the fast average less what it weighs in the slow one, and s² the average,
+    the i-th loss weighs in the fast average less what it weighs in the slow one, and s² the mean,
     at the slow pace, of (lossᵢ − lossᵢ₋₁)² / 2: the noise's variance, whatever the trend. For a
     level loss with independent noise t is about standard normal; noise that is shared by
     neighbours makes it larger than it should be. Unit: standard errors.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -35,7 +35,7 @@ class Due:
     the signals that need no report."""
 
     signals: frozenset[str] = frozenset()
-    wanted: Wanted = Wanted()
+    wanted: Wanted = field(default_factory=Wanted)
     silent: tuple[tuple[str, Signal], ...] = ()
 
     @cached_property
@@ -209,7 +209,7 @@ class Monitor:
         if taken:
             with np.errstate(over="ignore", invalid="ignore"):
                 for cells, part in zip(taken, self._parts.values(), strict=True):
-                    cells += part.after(due.wanted)
+                    cells.extend(part.after(due.wanted))
         if self.lag:
             flat = [addend for cells in taken for product in cells for addend in product]
             lengths = [[len(product) for product in cells] for cells in taken]
@@ -320,8 +320,7 @@ class Monitor:
         )
         tensors: Mapping[str, Tensor] = state["tensors"]
         for names, part in self._named_parts():
-            kept = {vector: [tensors.get(f"{vector}.{n}") for n in names] for vector in LAST}
-            part.put_back(kept)
+            part.put_back({v: [tensors.get(f"{v}.{name}") for name in names] for v in LAST})
         self._show()
 
     def _named_parts(self) -> list[tuple[list[str], Part]]:

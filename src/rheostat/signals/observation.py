@@ -19,7 +19,7 @@ STATE_NAMES: dict[Vector, tuple[str, ...]] = {
         *("exp_avg_sq", "square_avg", "sum", "grad_sum_sq", "exp_avg_var", "variance"),
     ),
 }
-"""What optimizers, torch's and ours, call the moments in their state; the first one found counts."""
+"""What optimizers, torch's and ours, call the moments in their state; the first found counts."""
 
 
 class Observation:

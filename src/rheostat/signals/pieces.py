@@ -1,8 +1,8 @@
 """Many tensors as one long vector, in the few pieces in which inner products are cheap.
 
 Small tensors are gathered into one buffer, large ones are read where they lie. On the CPU pieces
-that fit the cache are numpy's, whose calls cost a third of torch's; both know `dot`, `-=` and
-`[:] =`, and so what is computed with them is written once.
+that fit the cache are numpy's, whose calls cost a third of torch's; both know `dot` and `-=`, and
+so what is computed with them is written once.
 """
 
 from __future__ import annotations
@@ -46,15 +46,27 @@ def as_piece(flat: Tensor) -> Piece:
     return flat.numpy() if host else flat
 
 
+def put(mine: Piece, theirs: Piece) -> None:
+    """Copy one piece into another of its kind."""
+    if isinstance(mine, Tensor):
+        mine.copy_(theirs)
+    else:
+        mine[:] = theirs
+
+
+def subtract(mine: Piece, theirs: Piece) -> None:
+    """Take one piece away from another, where that stands."""
+    mine -= theirs
+
+
 class Buffer:
     """Where small tensors are gathered: `views` has the shape of each, `piece` is all of it."""
 
     def __init__(self, shapes: list[torch.Size], dtype: torch.dtype, device: torch.device) -> None:
         sizes = [shape.numel() for shape in shapes]
         flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        self.views = [
-            part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)
-        ]
+        parts: Sequence[Tensor] = torch.split(flat, sizes)
+        self.views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         self.piece = as_piece(flat)
         self._still = torch.no_grad()  # making one takes as long as copying a small tensor
 
@@ -192,12 +204,12 @@ class Kept:
         """Copy a vector."""
         source.gather(self._buffers)
         for mine, theirs in zip(self._large, source.large, strict=True):
-            mine[:] = theirs
+            put(mine, theirs)
 
     def copy(self, pieces: list[Piece]) -> None:
         """Copy a vector that is in pieces already."""
         for mine, theirs in zip(self.pieces, pieces, strict=True):
-            mine[:] = theirs
+            put(mine, theirs)
 
     def tensors(self) -> list[Tensor]:
         """Each tensor, in its shape, in the order of the layout; the memory is shared."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.signal import Product, Vector
-from rheostat.signals.pieces import Kept, Layout, Piece, Source
+from rheostat.signals.pieces import Kept, Layout, Piece, Source, subtract
 
 Cells = list[Any]
 """The addends of one product, whose sum is taken in float64, on the host: where all is there, one
@@ -119,8 +119,9 @@ def needs_both(products: Iterable[Product]) -> bool:
 
 
 def _vectors(products: Iterable[Product]) -> frozenset[Vector]:
-    found = {vector for product in products for vector in product}
-    return frozenset(found | {_ZEROS[vector][0] for vector in found if vector in _ZEROS})
+    found: set[Vector] = {vector for product in products for vector in product}
+    found |= {_ZEROS[vector][0] for vector in found if vector in _ZEROS}
+    return frozenset(found)
 
 
 class Part:
@@ -185,7 +186,7 @@ class Part:
             rows["update"] = self._moving.pieces
             rows.pop("weights", None)
             for piece, now in zip(rows["update"], rows["now"], strict=True):
-                piece -= now
+                subtract(piece, now)
         for name in wanted.late_moments:
             self._see_moment(name)
         cells = self._products(wanted.late) + self._products(wanted.ahead)

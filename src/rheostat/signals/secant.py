@@ -12,7 +12,7 @@ from rheostat.signals.averages import ratio
 def curvature(every: Count = 1) -> Signal:
     """The curvature of the loss along the last update, by the secant of two gradients.
 
-    (gₖ₋₁·uₖ₋₁ − gₖ·uₖ₋₁) / (uₖ₋₁·uₖ₋₁). As wₖ = wₖ₋₁ − uₖ₋₁, the gradients differ by −H uₖ₋₁, so that
+    (gₖ₋₁·uₖ₋₁ − gₖ·uₖ₋₁) / (uₖ₋₁·uₖ₋₁). As wₖ = wₖ₋₁ − uₖ₋₁, the gradients differ by −H uₖ₋₁, and
     this is uᵀHu / uᵀu: exact for a quadratic loss. Gradients of two different batches differ by
     their noise too, which averages out only over many updates. NaN in the first update, and where
     the last one was zero. Unit: loss per weight².

@@ -99,8 +99,8 @@ def kolmogorov_smirnov(
 
     The two-sample Kolmogorov–Smirnov test of the newest `window` values against the `window` before
     them: D = max |F − G|, and its exact p-value without ties, after Gnedenko and Korolyuk:
-    p = 2 Σₖ (−1)^(k+1) C(2n, n − kh) / C(2n, n), h = nD (with ties it is on the safe side). A quantity
-    that has a trend differs from its own past; so does one whose neighbours are alike: ask it of
+    p = 2 Σₖ (−1)^(k+1) C(2n, n − kh) / C(2n, n), h = nD (with ties it is on the safe side). What
+    has a trend differs from its own past, and so does what resembles its neighbours: ask it of
     windows in which training moves little. NaN until both windows are full; values that are not
     finite are left out. Unit: probability.
     Source: Gnedenko & Korolyuk 1951.

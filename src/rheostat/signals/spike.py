@@ -63,7 +63,7 @@ def gradient_spike(
     not taken in, as a NaN or zero one is not. Unit: standard deviations.
     window: measurements that it looks back over.
     least: of them, before it says anything.
-    floor: of the deviation: a norm that never varied by more than 1 % says nothing of smaller steps.
+    floor: of the deviation: what never varied by more than 1 % says nothing of smaller steps.
     every: updates from one measurement to the next.
     """
 
