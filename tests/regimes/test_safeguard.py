@@ -11,8 +11,9 @@ import pytest
 import torch
 from tests.references.hands import Loop, Paper
 from tests.references.problems import same_bits, weights
+from tests.references.scripts import Script, drive, scale, scripted
 
-from rheostat.core.controller import Controller, Now, RollBack, Scale
+from rheostat.core.controller import Controller, Grow, Limit, Move, Now, RollBack, Scale
 from rheostat.regimes.account import Account
 from rheostat.regimes.grants import Terms
 from rheostat.regimes.regime import Regime
@@ -199,3 +200,30 @@ def test_a_dry_run_is_the_run_without_a_regime() -> None:
     assert same_bits(weights(dry.model), weights(plain.model))
     assert all(torch.isfinite(w).all() for w in weights(dry.model))
     assert not dry.slots
+
+
+def test_what_the_regime_has_changed_stands_after_a_roll_back() -> None:
+    class Forgetful(Paper):
+        """A slot holds the param groups as they were: without the factors of since then."""
+
+        def roll_back(self, slot: int) -> None:
+            super().roll_back(slot)
+            self.factors.clear()
+            self.plan["blend"][0] = 0.0
+            self.said.clear()
+
+    hands = Forgetful(lr=0.1, blend=0.0)
+    script: Script = {
+        30: [
+            Move(hyperparameter="blend", to=0.3, over=10, reason="r"),
+            scale(0.6),
+            Limit(norm=5.0, reason="r"),
+            Grow(factor=2.0, reason="r"),
+        ],
+        60: RollBack(reason="r"),
+    }
+    regime = Regime([scripted("c", script)], care=Care(every=10, survive=5, backoff=1.0))
+    drive(regime, hands, 60)
+    assert hands.factor() == pytest.approx(0.6)
+    assert hands.plan["blend"] == {0: pytest.approx(0.3)}
+    assert {("limit", 5.0), ("grow", 2.0)} <= set(hands.said)
