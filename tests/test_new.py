@@ -65,7 +65,7 @@ def test_there_is_a_template_for_every_kind_but_transforms() -> None:
         ("optimiser", "mine", "did you mean 'optimizer'"),
         ("optimizer", "Mine", "lower-case letters"),
         ("optimizer", "class", "lower-case letters"),
-        ("optimizer", "adamw", "belongs to adamw@1, a optimizer"),
+        ("optimizer", "adamw", "belongs to adamw@1, of kind optimizer"),
     ],
 )
 def test_what_it_refuses(kind: str, name: str, said: str, tmp_path: Path) -> None:
