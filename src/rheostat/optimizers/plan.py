@@ -57,7 +57,7 @@ class Plan:
         groups: Sequence[dict[str, Any]],
         rules: Sequence[Transform],
         members: Members,
-        learn: Callable[[], None],
+        learn: Callable[[], None] = lambda: None,
     ) -> None:
         self._groups = groups
         self._rules = rules
