@@ -66,7 +66,7 @@ class Plan:
         groups: Sequence[dict[str, Any]],
         rules: Sequence[Transform],
         members: Members,
-        learn: Callable[[], object] = bool,
+        learn: Callable[[], None] = lambda: None,
     ) -> None:
         self._groups = groups
         self._rules = rules
