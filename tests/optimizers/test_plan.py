@@ -409,6 +409,7 @@ def test_complex_parameters_restart_too() -> None:
     assert after == pytest.approx(before / 2)
 
 
+<<<<<<< HEAD
 # -- ranges ----------------------------------------------------------------------------------------
 
 
@@ -619,3 +620,26 @@ def test_a_schedules_own_numbers_are_plain() -> None:
         _made("sgd", lr=schedule)  # which writes its plan down as JSON
     with pytest.raises(InputError, match=r"cosine: peak=constant\(.*\): should be a number"):
         S.cosine(S.constant(0.1), steps=10)
+=======
+def test_who_listens_is_told_before_a_change_and_may_refuse_it() -> None:
+    param, opt = _made("sgd", lr=S.cosine(1.0, steps=10))
+    planned, told = opt.scheduled(0)["lr"], []
+
+    def listen(operation: str, arguments: Any, changes: Any) -> None:
+        assert opt.scheduled(0)["lr"] is changes[0].old
+        told.append((operation, arguments["hyperparameter"], changes[0].at))
+        if operation == "change":
+            raise InputError("no")
+
+    opt.plan.listener = listen
+    _steps(param, opt, 2)
+    opt.plan.extend(20)
+    with pytest.raises(InputError, match="no"):
+        opt.plan.change(lambda old, at: planned)
+    assert told == [("extend", "lr", 2), ("change", "lr", 2)]
+    assert opt.scheduled(0)["lr"].horizon == 20
+    assert copy.deepcopy(opt).plan.listener is None
+    opt.plan.reset()
+    assert opt.scheduled(0)["lr"] is planned
+    assert opt.param_groups[0]["plan"] == _made("sgd", lr=planned)[1].param_groups[0]["plan"]
+>>>>>>> w/replay
