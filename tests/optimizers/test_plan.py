@@ -409,7 +409,6 @@ def test_complex_parameters_restart_too() -> None:
     assert after == pytest.approx(before / 2)
 
 
-<<<<<<< HEAD
 # -- ranges ----------------------------------------------------------------------------------------
 
 
@@ -620,7 +619,8 @@ def test_a_schedules_own_numbers_are_plain() -> None:
         _made("sgd", lr=schedule)  # which writes its plan down as JSON
     with pytest.raises(InputError, match=r"cosine: peak=constant\(.*\): should be a number"):
         S.cosine(S.constant(0.1), steps=10)
-=======
+
+
 def test_who_listens_is_told_before_a_change_and_may_refuse_it() -> None:
     param, opt = _made("sgd", lr=S.cosine(1.0, steps=10))
     planned, told = opt.scheduled(0)["lr"], []
@@ -642,4 +642,3 @@ def test_who_listens_is_told_before_a_change_and_may_refuse_it() -> None:
     opt.plan.reset()
     assert opt.scheduled(0)["lr"] is planned
     assert opt.param_groups[0]["plan"] == _made("sgd", lr=planned)[1].param_groups[0]["plan"]
->>>>>>> w/replay

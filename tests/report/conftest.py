@@ -77,13 +77,9 @@ def write_run(directory: Path, arm: str, seed: int, steps: int, header: Mapping[
         "data": content_hash("digits")[:16],
         "restarts": RESTARTS if arm == "cosine_restarts" else [],
         "environment": {
-<<<<<<< HEAD
             "python": "3.11.2",
             "torch": "2.13.0",
             "numpy": "2.4.1",
-=======
-            "python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.1",
->>>>>>> w/replay
             "threads": 1,
         },
         "facts": {
