@@ -88,7 +88,9 @@ def test_a_deliberate_difference_voids_the_comparison(
 
 
 def test_a_run_that_diverges_is_a_result(study_file: Path, tmp_path: Path) -> None:
-    text = study_file.read_text().replace("constant: {lr: 0.1}", "wild: {lr: 1.0e+30}")
+    text = study_file.read_text().replace(
+        "constant: {lr: 0.1}", "wild: {lr: 1.0e+30, silence: [RH019]}"
+    )
     study_file.write_text(text.replace("steps: 300", "steps: 30"))
     plan = Plan.load(study_file)
     with Store.open(tmp_path / "store") as store:
@@ -104,7 +106,9 @@ def test_a_run_that_diverges_is_a_result(study_file: Path, tmp_path: Path) -> No
 
 
 def test_a_run_that_breaks_at_its_last_step_has_diverged(study_file: Path, tmp_path: Path) -> None:
-    text = study_file.read_text().replace("constant: {lr: 0.1}", "wild: {lr: 1.0e+39}")
+    text = study_file.read_text().replace(
+        "constant: {lr: 0.1}", "wild: {lr: 1.0e+39, silence: [RH019]}"
+    )
     study_file.write_text(text.replace("steps: 300", "steps: 1"))
     plan = Plan.load(study_file)
     with Store.open(tmp_path / "store") as store:

@@ -311,7 +311,10 @@ ONE_SEED = (
         (
             "{schedule: cosine, peak: 0.1}",
             "{schedule: cosine, peak: 0.1, warmup: 60}",
-            ("13:16: arms.cosine.lr: cosine: warmup=60 leaves nothing of the horizon of 60 steps"),
+            (
+                "13:54: arms.cosine.lr.warmup: cosine: warmup=60 leaves nothing of the horizon of "
+                "60 steps (RH009)"
+            ),
         ),
         (
             "{schedule: cosine, peak: 0.1}",
