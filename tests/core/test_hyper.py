@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import annotated_types as at
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import (
@@ -16,7 +19,9 @@ from rheostat.core.hyper import (
     Count,
     Fraction,
     NonNegative,
+    Positive,
     Steps,
+    UnitInterval,
     arguments_of,
     check_arguments,
 )
@@ -134,3 +139,11 @@ def test_bad_arguments_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         check_arguments(rule, given, "rule")
     assert str(caught.value) == message
+
+
+@given(st.floats(allow_nan=True) | st.sampled_from([0.0, 1.0, 5e-324, math.nextafter(1, 0)]))
+def test_the_interval_of_an_argument_is_what_its_check_allows(value: float) -> None:
+    for annotation in (float, NonNegative, Positive, Fraction, UnitInterval):
+        argument = Argument("x", annotation)
+        low, high = argument.interval
+        assert (low <= value <= high) == (not argument.check(value)[1]), annotation

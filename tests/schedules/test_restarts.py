@@ -249,7 +249,7 @@ def test_restarts_ascend_and_are_where_the_value_jumps_in_whatever_they_are_wrap
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_names_a_study_that_compares_it(name: str) -> None:
-    said = rs.component(name).card.notes["Study"]
+    said = rs.component(name).doc
     (first, *_) = re.findall(r"studies/\w+\.yaml", said)
     file = Path(__file__).parents[2] / first
     text = file.read_text(encoding="utf-8")

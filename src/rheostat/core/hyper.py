@@ -9,8 +9,10 @@ fixed when the component is made.
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -94,6 +96,26 @@ class Argument:
         # A Schedule says itself how it is checked, and pydantic refuses a config beside that.
         own = _bare(self.annotation) is Schedule
         return TypeAdapter(self.annotation, config=None if own else config)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The least and the greatest number that its bounds allow, both included; what is in
+        between needs no other check."""
+        low, high = -sys.float_info.max, sys.float_info.max
+        is_annotated = typing.get_origin(self.annotation) is Annotated
+        for bound in typing.get_args(self.annotation)[1:] if is_annotated else ():
+            match bound:
+                case at.Ge(ge=edge):
+                    low = max(low, cast("float", edge))
+                case at.Gt(gt=edge):
+                    low = max(low, math.nextafter(cast("float", edge), math.inf))
+                case at.Le(le=edge):
+                    high = min(high, cast("float", edge))
+                case at.Lt(lt=edge):
+                    high = min(high, math.nextafter(cast("float", edge), -math.inf))
+                case _:
+                    return math.inf, -math.inf
+        return low, high
 
     def parts(self, count: int) -> list[Argument] | None:
         """The parts of an argument that is a tuple, as many as `count`; None where it cannot be."""
@@ -209,7 +231,11 @@ def _in_range(argument: Argument, schedule: Schedule, where: str) -> Schedule:
     """The schedule, held against the argument's range: now as far as it is known, and by whoever
     runs it at each step."""
 
+    low, high = argument.interval
+
     def fault(value: float) -> str | None:
+        if low <= value <= high:
+            return None
         faults = argument.check(value)[1]
         return faults[0].message if faults else None
 
