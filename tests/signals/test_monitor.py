@@ -331,7 +331,7 @@ def test_gradients_are_let_go() -> None:
     monitor = Monitor(["gradient_norm", "curvature", "update_ratio"], model, optimizer)
     _step(model, optimizer, monitor, 0)
     held = monitor._parts[""]._gradient
-    assert (held.large, held._small) == ([], [])
+    assert (held.large, held.small) == ([], [])
 
 
 def test_products_are_taken_once_for_all_signals() -> None:

@@ -54,11 +54,6 @@ def put(mine: Piece, theirs: Piece) -> None:
         mine[:] = theirs
 
 
-def subtract(mine: Piece, theirs: Piece) -> None:
-    """Take one piece away from another, where that stands."""
-    mine -= theirs
-
-
 class Buffer:
     """Where small tensors are gathered: `views` has the shape of each, `piece` is all of it."""
 
@@ -68,6 +63,7 @@ class Buffer:
         parts: Sequence[Tensor] = torch.split(flat, sizes)
         self.views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         self.piece = as_piece(flat)
+        self._arrays = [as_piece(part) for part in parts]
         self._still = torch.no_grad()  # making one takes as long as copying a small tensor
 
     def fill(self, arrays: list[Any] | None, tensors: list[Tensor]) -> None:
@@ -77,6 +73,15 @@ class Buffer:
         else:
             with self._still:
                 torch._foreach_copy_(self.views, tensors)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]  (one call for all)
+
+    def take_away(self, arrays: list[Any] | None, tensors: list[Tensor]) -> None:
+        """Subtract the tensors from what is here."""
+        if arrays is not None and not isinstance(self.piece, Tensor):
+            for mine, theirs in zip(self._arrays, arrays, strict=True):
+                np.subtract(mine, theirs, mine)
+        else:
+            with self._still:
+                torch._foreach_sub_(self.views, tensors)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]  (one call for all)
 
 
 class Layout:
@@ -128,7 +133,8 @@ class Source:
         self._layout = layout
         self._steady = steady and layout.host
         self._addresses: list[int] | None = None
-        self._small: list[tuple[list[Any] | None, list[Tensor]]] = []
+        self.small: list[tuple[list[Any] | None, list[Tensor]]] = []
+        """Of each set of small tensors numpy's flat views, where there are some, and themselves."""
         self._buffers: list[Buffer] | None = None
         self.large: list[Piece] = []
         """The pieces of the large tensors, in their own memory."""
@@ -155,13 +161,13 @@ class Source:
         found = tensors if strided and not layout.complex else [*map(real, tensors)]
         flats = [found[i].detach().reshape(-1).to(layout.dtypes[i]) for i in layout.large]
         self.large = [*map(as_piece, flats)]
-        self._small = (
+        self.small = (
             [(None, found)]
             if layout.one
             else [(None, [found[i] for i in one]) for one in layout.small]
         )
         if self._steady:
-            self._small = [(_arrays(tensors), tensors) for _, tensors in self._small]
+            self.small = [(_arrays(tensors), tensors) for _, tensors in self.small]
             # What is a copy is stale by the next step.
             copied = any(
                 flat.data_ptr() != found[i].data_ptr()
@@ -171,12 +177,12 @@ class Source:
 
     def gather(self, buffers: list[Buffer]) -> None:
         """Copy the small tensors into these buffers, one for each set of them."""
-        for buffer, (arrays, tensors) in zip(buffers, self._small, strict=True):
+        for buffer, (arrays, tensors) in zip(buffers, self.small, strict=True):
             buffer.fill(arrays, tensors)
 
     def forget(self) -> None:
         """Let go of tensors that are not looked at again."""
-        self.large, self._pieces, self._small, self._addresses = [], [], [], None
+        self.large, self._pieces, self.small, self._addresses = [], [], [], None
 
 
 def _arrays(tensors: list[Tensor]) -> list[Any] | None:
@@ -205,6 +211,13 @@ class Kept:
         source.gather(self._buffers)
         for mine, theirs in zip(self._large, source.large, strict=True):
             put(mine, theirs)
+
+    def take_away(self, source: Source) -> None:
+        """Subtract a vector."""
+        for buffer, (arrays, tensors) in zip(self._buffers, source.small, strict=True):
+            buffer.take_away(arrays, tensors)
+        for mine, theirs in zip(self._large, source.large, strict=True):
+            mine -= theirs  # noqa: PLW2901  (where it stands)
 
     def copy(self, pieces: list[Piece]) -> None:
         """Copy a vector that is in pieces already."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.signal import Product, Vector
-from rheostat.signals.pieces import Kept, Layout, Piece, Source, subtract
+from rheostat.signals.pieces import Kept, Layout, Piece, Source
 
 Cells = list[Any]
 """The addends of one product, whose sum is taken in float64, on the host: where all is there, one
@@ -87,6 +87,11 @@ class Wanted:
     def late_moments(self) -> tuple[Vector, ...]:
         """Moments beside the update: those after it."""
         return tuple(name for name in MOMENTS if name in _vectors(self.late))
+
+    @cached_property
+    def weights_now(self) -> bool:
+        """Whether the weights after the update are looked at, for products with it."""
+        return "weights" in _vectors(self.late)
 
     @cached_property
     def keeps(self) -> frozenset[Vector]:
@@ -182,11 +187,12 @@ class Part:
         """The products of `wanted.late` and `wanted.ahead`."""
         rows = self._rows
         if wanted.update:
-            rows["now"] = self._weights.look(self.params)
+            self._weights.find(self.params)
+            self._moving.take_away(self._weights)
             rows["update"] = self._moving.pieces
             rows.pop("weights", None)
-            for piece, now in zip(rows["update"], rows["now"], strict=True):
-                subtract(piece, now)
+            if wanted.weights_now:
+                rows["now"] = self._weights.look(self.params)
         for name in wanted.late_moments:
             self._see_moment(name)
         cells = self._products(wanted.late) + self._products(wanted.ahead)
