@@ -22,6 +22,8 @@ from rheostat.record.run import RunRecord
 from rheostat.record.store import Store
 from rheostat.report.conditions import tables
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
+
 ROOT = Path(__file__).resolve().parents[2]
 
 STUDY = """\

@@ -10,7 +10,10 @@ from rheostat.lab.courses import Course, course, is_level
 from rheostat.lab.ranges import search_cost, steps_to, width
 from rheostat.lab.resilience import resilience, steps_lost
 from rheostat.lab.scores import judged, reference
-from rheostat.record.run import RunRecord, RunWriter
+from rheostat.record.run import RunRecord
+from rheostat.record.writer import RunWriter
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
 
 NEVER = math.nan
 

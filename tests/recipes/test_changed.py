@@ -26,6 +26,8 @@ from rheostat.optimizers.changes import (
 from rheostat.recipes.changed import changed_checkpoint
 from rheostat.record.run import RunRecord
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
+
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": {"schedule": "cosine", "peak": 0.1}}
 
 

@@ -25,6 +25,8 @@ from rheostat.record.find import run_directory
 from rheostat.record.run import RunRecord
 from rheostat.record.store import Store, StoredRun
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
+
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": {"schedule": "cosine", "peak": 0.1}}
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 STEPS = 8

@@ -19,6 +19,8 @@ from rheostat.core.errors import InputError
 from rheostat.recipes.replaying import ReplayError
 from rheostat.record.run import LOG_NAME
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
+
 RECIPE: dict[str, Any] = {
     "optimizer": "sgd",
     "momentum": 0.9,

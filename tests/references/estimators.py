@@ -90,5 +90,5 @@ def assert_rests(name: str) -> None:
 
 def assert_first_estimate_is_plain(name: str) -> None:
     """d0 takes no schedule: it is read once."""
-    with pytest.raises(InputError, match=f"{name}: d0=Sched"):
+    with pytest.raises(InputError, match=f"{name}: d0=constant"):
         rs.optimizer(name, [nn.Parameter(torch.ones(2))], d0=rs.schedules.constant(1e-6))

@@ -25,7 +25,9 @@ def kinds() -> list[str]:
 
 @app.command(epilog="Example: rheostat new optimizer absolute_mean")
 def new(
-    kind: Annotated[str, typer.Argument(help="optimizer, schedule or workload")],
+    kind: Annotated[
+        str, typer.Argument(help="optimizer, schedule, signal, controller or workload")
+    ],
     name: Annotated[str, typer.Argument(help="the component's name, such as absolute_mean")],
     folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write it [rheostat-NAME].")

@@ -35,12 +35,13 @@ LABELS: Mapping[str, str] = {
     "Tags": "Tags",
     "Stability": "Stable, because",
     "Worst": "At worst",
+    "Study": "Shown by",
     "Source": "Source",
 }
 """Label in the docstring -> heading where the card is shown."""
 
 _WANTED: Mapping[str, tuple[str, ...]] = {
-    "optimizer": tuple(label for label in LABELS if label not in ("Stability", "Worst")),
+    "optimizer": tuple(label for label in LABELS if label not in ("Stability", "Worst", "Study")),
     "controller": ("Stability", "Worst", "Source"),
 }
 """Kind -> the labels that one of ours must have."""

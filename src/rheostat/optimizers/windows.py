@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rheostat.core.errors import InputError
 from rheostat.core.schedule import Schedule
 from rheostat.optimizers.scheduled import base_key
 
@@ -56,6 +58,22 @@ def _factor(group: Mapping[str, Any], name: str, schedule: Schedule) -> float:
     return factor * (group[base_key(name)] / schedule.base)
 
 
+def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+    """Its values; NaN from where on a function of the user's gives none that is allowed: the host
+    refuses the update that would run with it."""
+    try:
+        return schedule.values(steps)
+    except InputError:
+        return np.array([_value(schedule, step) for step in steps.tolist()])
+
+
+def _value(schedule: Schedule, step: float) -> float:
+    try:
+        return schedule(step)
+    except InputError:
+        return math.nan
+
+
 @dataclass
 class Window:
     """The values of rows from update `start` on (`first`, on the device): float64, a row each."""
@@ -73,7 +91,7 @@ class Window:
         where they have as many rows.
         """
         steps = np.arange(start, start + WINDOW, dtype=np.float64)
-        found = torch.from_numpy(np.stack([r.schedule.values(steps) * r.factor for r in rows]))
+        found = torch.from_numpy(np.stack([_values(r.schedule, steps) * r.factor for r in rows]))
         if before is not None and before.values.shape == found.shape:
             first, values = before.first.fill_(start), before.values
         else:

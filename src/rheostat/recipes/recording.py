@@ -100,6 +100,8 @@ def trained(optimizer: Optimizer | Followed) -> list[Tensor]:
 
 def trained_names(optimizer: Optimizer | Followed) -> list[str]:
     """Their names."""
+    if isinstance(optimizer, Followed):
+        return list(optimizer.names)
     return [name for group in optimizer.param_groups for name in group["param_names"]]
 
 

@@ -300,11 +300,8 @@ class Run:
 
     def note(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Record an event of your own, such as a validation, at this place of the run; a replay
-        records nothing.
-
-        Raises:
-            InputError: the run is closed.
-            ValueError: the kind is one of the record's own.
+        records nothing. Raises InputError where the run is closed, ValueError for a kind of the
+        record's own.
         """
         self._check_open("note")
         if self._writer is not None and not self._replaying:

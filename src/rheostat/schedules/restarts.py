@@ -232,7 +232,8 @@ def begun_again(of: Schedule, at: tuple[int, ...]) -> Schedule:
     policy = of.at_restart
     given = {"of": of, "at": at, "decay": 1.0}
     given |= {"state": policy.action, "state_factor": policy.factor}
-    return _played_again(of, at, 1.0, policy).stamped("triggered@1", given, set())
+    again = _played_again(of, at, 1.0, policy).stamped("triggered@1", given, set())
+    return replace(again, base=of.base)
 
 
 def _played_again(of: Schedule, at: tuple[int, ...], decay: float, policy: StatePolicy) -> Schedule:
