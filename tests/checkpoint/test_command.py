@@ -14,6 +14,8 @@ from tests.checkpoint.conftest import content, same_tensors, save
 from rheostat.checkpoint.save import write
 from rheostat.cli.__main__ import main
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
+
 Run = Callable[..., tuple[int, str, str]]
 
 

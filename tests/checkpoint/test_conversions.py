@@ -18,6 +18,8 @@ from rheostat.checkpoint.generations import FOLDER, generations
 from rheostat.checkpoint.load import newest
 from rheostat.cli.__main__ import main
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*RH019")  # a large lr, on purpose
+
 Run = Callable[..., tuple[int, str, str]]
 
 NET = """

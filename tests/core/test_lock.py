@@ -73,10 +73,9 @@ import os, sys, time
 from pathlib import Path
 from rheostat.core.lock import locked
 with locked(Path(sys.argv[1]), "it"):
-    child = os.fork()
-    if not child:
+    if not os.fork():
+        print(os.getpid(), flush=True)  # the child itself: what it does at a fork is done
         time.sleep(60)
-    print(child, flush=True)
     sys.stdin.read()
 """
 

@@ -305,7 +305,11 @@ def test_a_measure_is_summed_over_parameters_in_the_order_of_their_names() -> No
 def one_piece(
     lr: rs.core.hyper.NonNegative = 0.1, beta: rs.core.hyper.Fraction = 0.5
 ) -> rs.Transform:
-    """Signs of a running mean."""
+    """Signs of a running mean.
+
+    lr: step size.
+    beta: decay rate of the mean.
+    """
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         return state["mean"].lerp_(u, 1 - hyper.beta).sign()
@@ -317,7 +321,11 @@ def one_piece(
 def unscaled(
     lr: rs.core.hyper.NonNegative = 0.1, b: rs.core.hyper.NonNegative = 0.0
 ) -> rs.Transform:
-    """A chain without a step size."""
+    """A chain without a step size.
+
+    lr: step size.
+    b: weight decay.
+    """
     return rs.chain(rs.transforms.add_decayed_weights(b))
 
 
