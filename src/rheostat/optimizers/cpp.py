@@ -47,15 +47,19 @@ static inline void fetch(const void* p, int64_t bytes) {
 
 _RUN = """\
 extern "C" void run_{0}(
-    int64_t count, const int64_t* lengths, void* const* tensors, const {0}* vector, int threads) {{
+    int64_t count, const int64_t* lengths, void* const* tensors, const double* vector,
+    int threads) {{
   for (int64_t i = 0; i < count; i++)
     parameter<{0}>(lengths[i], tensors + i * {1}, vector, threads);
 }}"""
 
 
-def source(graph: fx.GraphModule, wide: Sequence[bool]) -> str:
+def source(graph: fx.GraphModule, wide: Sequence[bool], doubles: Sequence[bool] = ()) -> str:
     """C++ for a graph of `Traced`, whose inputs are the parameter, the gradient, the buffers
-    (`wide` says for each of these whether it is shaped like the parameter) and the vector.
+    (`wide` says for each of these whether it is shaped like the parameter, `doubles` which are
+    float64 whatever the parameter is) and the vector, in float64.
+
+    Numbers of the whole parameter are computed in double precision.
 
     It has two functions, `run_float` and `run_double`:
     ``run(count, lengths, tensors, vector, threads)``, where `tensors` holds the addresses of each
@@ -63,12 +67,13 @@ def source(graph: fx.GraphModule, wide: Sequence[bool]) -> str:
 
     Raises UnsupportedError.
     """
-    return _Writer(Assignments(graph, wide)).text()
+    return _Writer(Assignments(graph, wide), doubles).text()
 
 
 class _Writer:
-    def __init__(self, rule: Assignments) -> None:
+    def __init__(self, rule: Assignments, doubles: Sequence[bool]) -> None:
         self._rule = rule
+        self._doubles = doubles or (False,) * len(rule.wide)
         self._names = {
             id(value): f"{'w' if value.wide else 'c'}{i}" for i, value in enumerate(rule.values)
         }
@@ -90,7 +95,10 @@ class _Writer:
         if code is None:
             assert value.code is not None
             code = value.code.format(*map(self._name, value.inputs))
-        return f"const {value.kind} {self._name(value)} = {code};"
+        kind = value.kind
+        if not value.wide:
+            kind, code = kind.replace("T", "double"), code.replace("T(", "double(")
+        return f"const {kind} {self._name(value)} = {code};"
 
     # -- one pass -------------------------------------------------------------------------------
 
@@ -150,8 +158,12 @@ class _Writer:
         rule, count = self._rule, len(self._rule.sums)
         lines = [
             "template <typename T> static void parameter(",
-            "    int64_t n, void* const* tensors, const T* vector, int threads) {",
-            *(f"  T* t{place} = (T*)tensors[{place}];" for place in range(len(rule.wide))),
+            "    int64_t n, void* const* tensors, const double* vector, int threads) {",
+            *(
+                f"  {kind}* t{place} = ({kind}*)tensors[{place}];"
+                for place, double in enumerate(self._doubles)
+                for kind in ("double" if double else "T",)
+            ),
             "  const int64_t shares = (n + SHARE - 1) / SHARE;",
             f"  double* const sums = (double*)calloc(shares * {count} + 1, sizeof(double));",
             *self._settled(0),

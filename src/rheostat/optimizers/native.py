@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from rheostat.core.transform import Transform
+from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.assignments import UnsupportedError
 from rheostat.optimizers.cpp import source
 from rheostat.optimizers.tracing import Traced, traced
@@ -52,6 +52,7 @@ class NativeKernel:
         assert found is not None
         self._traced, self._source = found
         self._names = tuple(rule.buffers)
+        self._doubles = {name for name, buffer in rule.buffers.items() if _is_double(buffer)}
 
     @staticmethod
     def can_run(rule: Transform) -> bool:
@@ -59,18 +60,21 @@ class NativeKernel:
         return program(rule) is not None
 
     def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
-        """Real float32 and float64 parameters on the CPU, whose buffers are of their dtype; none
-        where the compiler fails."""
-        tensors = (param, *(state[name] for name in self._names))
+        """Real float32 and float64 parameters on the CPU, whose buffers have the dtype that they
+        were declared with, or the parameter's; none where the compiler fails."""
+        tensors = [(param, param.dtype)]
+        for name in self._names:
+            dtype = torch.float64 if name in self._doubles else param.dtype
+            tensors.append((state[name], dtype))
         return (
             param.dtype in (torch.float32, torch.float64)
             and all(
                 # An address says nothing of what a subclass holds.
                 type(one) in _PLAIN
                 and one.device.type == "cpu"
-                and one.dtype is param.dtype
+                and one.dtype is dtype
                 and one.is_contiguous()
-                for one in tensors
+                for one, dtype in tensors
             )
             and _library(self._source) is not None
         )
@@ -98,7 +102,7 @@ class NativeKernel:
         for batch in together.values():
             first = batch[0]
             known = {**first.numbers, "step": first.step}
-            vector = self._traced.numbers(known, first.measured or {}).to(first.param.dtype)
+            vector = self._traced.numbers(known, first.measured or {})
             lengths = array.array("q", [item.param.numel() for item in batch])
             names = self._names
             addresses = array.array("Q")
@@ -125,14 +129,20 @@ def program(rule: Transform) -> tuple[Traced, str] | None:
     if graph is None:
         return None
     wide = (True, True, *(buffer.like_parameter for buffer in rule.buffers.values()))
-    text = _source(graph, wide)
+    doubles = (False, False, *map(_is_double, rule.buffers.values()))
+    text = _source(graph, wide, doubles)
     return None if text is None else (graph, text)
 
 
+def _is_double(buffer: Buffer) -> bool:
+    """Whether it is one number in float64, whatever the parameter is."""
+    return buffer.dtype is torch.float64 and not buffer.like_parameter
+
+
 @functools.cache
-def _source(graph: Traced, wide: tuple[bool, ...]) -> str | None:
+def _source(graph: Traced, wide: tuple[bool, ...], doubles: tuple[bool, ...]) -> str | None:
     try:
-        return source(graph.graph, wide)
+        return source(graph.graph, wide, doubles)
     except UnsupportedError:
         return None
 
