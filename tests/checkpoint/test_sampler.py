@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -149,3 +150,36 @@ def test_another_order_is_refused_by_what_differs() -> None:
 def test_bad_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="sampler: "):
         ResumableSampler(10, **{"batch": 2, **wrong})
+
+
+def test_what_is_left_out_does_not_come_again_and_epochs_keep_their_length() -> None:
+    sampler = ResumableSampler(20, 4, seed=3)
+    first = [*sampler]
+    half = take(sampler, 2)
+    sampler.leave_out(1)  # of the first epoch
+    sampler.leave_out(6)  # of this one, already drawn
+    rest = [*sampler]
+    out = {*first[1], *half[1]}
+    assert sorted(itertools.chain(*half, *rest)) == list(range(20))  # this epoch was begun before
+    for _ in range(3):
+        epoch = [*sampler]
+        assert [len(batch) for batch in epoch] == [4] * 5
+        assert {*itertools.chain(*epoch)} == {*range(20)} - out
+
+
+def test_left_out_samples_are_saved_with_the_epoch_they_leave() -> None:
+    sampler, again = ResumableSampler(20, 4, seed=3), ResumableSampler(20, 4, seed=3)
+    _ = [*sampler], next(iter(sampler))
+    sampler.leave_out(2)
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert [[*sampler] for _ in range(3)] == [[*again] for _ in range(3)]
+
+
+def test_only_what_was_handed_out_can_be_left_out_and_never_all() -> None:
+    sampler = ResumableSampler(4, 2)
+    with pytest.raises(InputError, match=r"batch 0: 0 were handed out"):
+        sampler.leave_out(0)
+    _ = [*sampler]
+    sampler.leave_out(0)
+    with pytest.raises(InputError, match=r"no sample would be left"):
+        sampler.leave_out(1)

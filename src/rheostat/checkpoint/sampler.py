@@ -65,6 +65,8 @@ class ResumableSampler(Sampler[list[int]]):
         }
         self._per_epoch = length // batch if drop_last else -(-length // batch)
         self._batches = 0
+        self._left_out: dict[int, int] = {}
+        """Samples that do not come again, and the first epoch without each."""
 
     @property
     def epoch(self) -> int:
@@ -85,16 +87,42 @@ class ResumableSampler(Sampler[list[int]]):
             yield indices[begin : begin + size][self._share].tolist()
 
     def indices(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """All indices in the order of an epoch."""
+        """All indices in the order of an epoch.
+
+        Where samples are left out, the first of the others fill their places at the end: an epoch
+        keeps its length.
+        """
         length = self._order["length"]
-        if not self._order["shuffle"]:
-            return np.arange(length)
-        key = np.array([self._order["seed"], epoch], np.uint64)
-        return np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
+        order = np.arange(length)
+        if self._order["shuffle"]:
+            key = np.array([self._order["seed"], epoch], np.uint64)
+            order = np.argsort(np.random.Philox(key=key).random_raw(length), kind="stable")
+        without = [index for index, since in self._left_out.items() if since <= epoch]
+        return np.resize(order[~np.isin(order, without)], length) if without else order
+
+    def leave_out(self, number: int) -> None:
+        """From the next epoch on, leave out the samples of the batch of this number, from 0.
+
+        Raises:
+            InputError: it has not been handed out yet, or no sample would be left.
+        """
+        if not 0 <= number < self._batches:
+            raise InputError(f"sampler: batch {number}: {self._batches} were handed out so far")
+        epoch, place = divmod(number, self._per_epoch)
+        size = self._order["batch"]
+        samples = self.indices(epoch)[place * size : (place + 1) * size].tolist()
+        # Epochs that were begun keep their order: a resumed run must find it again.
+        since = (self._batches - 1) // self._per_epoch + 1
+        more = {index: since for index in samples if index not in self._left_out}
+        if len(self._left_out) + len(more) >= self._order["length"]:
+            raise InputError(f"sampler: without batch {number} no sample would be left")
+        self._left_out |= more
 
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """The state after `batches` batches of this run and those before it [all handed out]."""
-        return {**self._order, "batches": self._batches if batches is None else batches}
+        left_out = [[*pair] for pair in self._left_out.items()]
+        count = self._batches if batches is None else batches
+        return {**self._order, "batches": count, "left_out": left_out}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken, on any number of ranks.
@@ -102,14 +130,17 @@ class ResumableSampler(Sampler[list[int]]):
         Raises:
             InputError: it is of another order of the data; says what differs.
         """
-        wanted = {**self._order, "batches": state.get("batches")}
+        saved = {**state}
+        left_out: list[tuple[int, int]] = saved.pop("left_out", [])
+        wanted = {**self._order, "batches": saved.get("batches")}
         differ = [
-            f"{key} {state.get(key)!r}, here {wanted.get(key)!r}"
-            for key in sorted({*state, *wanted})
-            if state.get(key) != wanted.get(key)
+            f"{key} {saved.get(key)!r}, here {wanted.get(key)!r}"
+            for key in sorted({*saved, *wanted})
+            if saved.get(key) != wanted.get(key)
         ]
-        count = state.get("batches")
+        count = saved.get("batches")
         if differ or not isinstance(count, int) or count < 0:
             said = ", ".join(differ) or f"batches {count!r}"
             raise InputError(f"the sampler's state is of another order of the data: saved {said}")
         self._batches = count
+        self._left_out = dict(left_out)

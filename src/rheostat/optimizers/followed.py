@@ -11,12 +11,13 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform, identity
+from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import Restarted
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.scheduled import START, check_owners, schedules_in
 
-_OURS: Mapping[str, Any] = {**START, "uncounted": (), "plan": "{}"}
+_OURS: Mapping[str, Any] = {**START, "uncounted": (), "plan": "{}", "factors": {}}
 """The keys that its groups have from us, with their starting values."""
 _KEEPS_ITS_STATE = Transform(identity)
 """What stands for the library's rule where restarts ask what there is to reset: nothing of ours."""
@@ -51,6 +52,8 @@ class Followed:
         self.names = tuple(names) or tuple(f"param.{index}" for index in range(count))
         self.called = called
         self.last_step: StepResult | None = None
+        self._bent: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        """Groups in a step under factors, with what the plan says in them."""
         for key, value in schedules.items():
             if key not in theirs.param_groups[0]:
                 raise InputError(f"{called}: {key} cannot be scheduled: no group holds it")
@@ -145,9 +148,25 @@ class Followed:
     # -- hooks ----------------------------------------------------------------------------------
 
     def _check_ready(self, *_: Any) -> None:
+        self._show_plan()  # an error of the library may have left a step half made
         self.plan.check_ready()
+        for group in self.param_groups:
+            if group["factors"]:
+                planned = {key: group[key] for key in group if key not in ("params", *_OURS)}
+                bent = under_factors(dict(planned), group["factors"])
+                self._bent.append(
+                    (group, {k: planned[k] for k in bent if bent[k] is not planned[k]})
+                )
+                group.update(bent)
+
+    def _show_plan(self) -> None:
+        """Put back what the plan says, where factors have bent it for a step."""
+        for group, planned in self._bent:
+            group.update(planned)
+        self._bent.clear()
 
     def _stepped(self, *_: Any) -> None:
+        self._show_plan()
         begun = self.plan.stepped(applied=True)
         updates = int(self.param_groups[0]["updates"])
         self.last_step = StepResult(True, updates, restarts=begun)

@@ -30,16 +30,23 @@ class Options:
     nonfinite: NonFinite
     accumulate: int
     precision: Literal["plain", "master", "stochastic"]
+    growth: float = 1.0
+    """So many times more gradients are averaged than `accumulate` says."""
+
+    @property
+    def averaged(self) -> int:
+        """The gradients that are averaged for an update."""
+        return round(self.accumulate * self.growth)
 
     def plain(self, param: Tensor) -> bool:
         """Whether a rule can work on the parameter and its gradient as they are."""
         half = param.dtype in HALF
-        return self.accumulate == 1 and not (half or param.is_complex() or is_sharded(param))
+        return self.averaged == 1 and not (half or param.is_complex() or is_sharded(param))
 
     def buffers(self, param: Tensor) -> dict[str, Buffer]:
         """The loop's own buffers for a parameter."""
         master = self.precision == "master" and param.dtype in HALF
-        return {**(_ACCUMULATED if self.accumulate > 1 else {}), **(_MASTER if master else {})}
+        return {**(_ACCUMULATED if self.averaged > 1 else {}), **(_MASTER if master else {})}
 
 
 @dataclass(slots=True, eq=False)
@@ -210,7 +217,7 @@ def make_items(
 def write_back(items: Sequence[Item], held: Sequence[Held], options: Options) -> None:
     """Give half-precision parameters what their stand-ins became; empty what was accumulated."""
     for item, one in zip(items, held, strict=True):
-        if options.accumulate > 1:
+        if options.averaged > 1:
             one.state["accumulated"].zero_()
         if not one.plain and is_sharded(one.param) and item.home is None:
             _keep_parts(item, one)
@@ -256,7 +263,7 @@ def _number(value: Any) -> Any:
 
 
 def _check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) -> None:
-    if gradient.is_sparse and (not rule.sparse or options.accumulate > 1):
+    if gradient.is_sparse and (not rule.sparse or options.averaged > 1):
         raise InputError(
             f"{one.name} has a sparse gradient, which {rule.name} cannot take; sgd, adagrad and "
             "sparse_adam can, without accumulation"
@@ -298,7 +305,7 @@ def _working(
     the float32 stand-in that is moved in its place; pairs of reals for complex numbers; of what is
     sharded this process's part, or all of it for a rule that works on more than elements."""
     param, state = one.param, one.state
-    if options.accumulate > 1:
+    if options.averaged > 1:
         gradient = state["accumulated"]
     if gradient.dtype in HALF:
         gradient = gradient.float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.sharded import laid_out
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
+from rheostat.optimizers.growing import grow_state, grown
 from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
@@ -29,7 +30,7 @@ from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
-from rheostat.optimizers.state import check_state_dict, keys_of, with_names
+from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
 
@@ -74,12 +75,11 @@ class Optimizer(torch.optim.Optimizer):
             )
         if type(accumulate) is not int or accumulate < 1:
             raise InputError(f"accumulate={accumulate!r}: should be a whole number from 1 on")
-        self.options = Options(nonfinite, accumulate, precision)
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._kernels: list[Sequence[Kernel]] = []
-        self._roster = Roster(self._rules, self._kernels, self.options, self._state_of)
         self._mode: Mode = mode
+        self._set_options(Options(nonfinite, accumulate, precision))
         listed = list(groups)
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
@@ -139,9 +139,11 @@ class Optimizer(torch.optim.Optimizer):
         """The hyperparameters of a group that a schedule owns, and their schedules."""
         return self.plan.schedules[group]
 
-    def buffers_of(self, param: Tensor, group: int) -> Mapping[str, Buffer]:
+    def buffers_of(
+        self, param: Tensor, group: int, options: Options | None = None
+    ) -> Mapping[str, Buffer]:
         """The buffers that a parameter of this group has: those of its rule, and the loop's own."""
-        return {**self._rules[group].buffers, **self.options.buffers(param)}
+        return {**self._rules[group].buffers, **(options or self.options).buffers(param)}
 
     def _members(self, group: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
         """The parameters of a group that have state, with it, for a restart to act on."""
@@ -216,7 +218,7 @@ class Optimizer(torch.optim.Optimizer):
         look: Look,
     ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
-        if waiting := accumulate(self.param_groups, held, self.options.accumulate):
+        if waiting := accumulate(self.param_groups, held, self.options.averaged):
             return waiting
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
@@ -231,6 +233,17 @@ class Optimizer(torch.optim.Optimizer):
             if item.rule.scalars:
                 self._share_scalars(item.rule, item.group)
         return None
+
+    def grow(self, factor: float) -> None:
+        """From the next update on, average `factor` times as many gradients as `accumulate` says.
+        Raises InputError where that is no whole number, or an average is begun already."""
+        self._learn()
+        self._set_options(grown(self.options, self.param_groups, factor))
+        grow_state(self.options, self.state)
+
+    def _set_options(self, options: Options) -> None:
+        self.options = options
+        self._roster = Roster(self._rules, self._kernels, self.options, self._state_of)
 
     def _learn(self) -> None:
         """Ask the device, where one counts, how many updates were applied, and believe it."""
@@ -357,7 +370,7 @@ class Optimizer(torch.optim.Optimizer):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        plan = check_state_dict(state_dict, self.param_groups, self.buffers_of)
+        plan = self.check(state_dict)
         followed: list[dict[str, Any]] = []
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))
@@ -368,15 +381,16 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             self.plan.follow(index, followed[index])
             self._kernels[index] = make_kernels(self._rules[index], group["mode"])
-        self._roster.forget()
-        for index, param, saved in plan.state:
-            state = self._state_of(param, index)
-            state.pop("parked", None)
-            for key, value in saved.items():
-                device = "cpu" if key == "step" else param.device
-                state[key] = laid_out(value.detach(), state.get(key, param)).to(device, copy=True)
+        self._set_options(replace(self.options, growth=self.param_groups[0]["growth"]))
+        plan.put_state(self._state_of)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
+
+    def check(self, state_dict: Mapping[str, Any]) -> LoadPlan:
+        """Refuse what `load_state_dict` would, but for other schedules. Raises InputError."""
+        options = replace(self.options, growth=state_dict["param_groups"][0].get("growth", 1.0))
+        buffers = partial(self.buffers_of, options=options)
+        return check_state_dict(state_dict, self.param_groups, buffers)
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: torch's three, and ours."""

@@ -41,10 +41,6 @@ class Roster:
         self._state_of = state_of
         self._held: list[Held] = []
 
-    def forget(self) -> None:
-        """Make everything anew at the next step: state was loaded."""
-        self._held, self.resident = [], None
-
     def recount(self) -> None:
         """Look at all step counts again at the next step: a restart may have changed them."""
         self._held = []

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sharded import laid_out
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.scheduled import START
 
@@ -29,6 +30,7 @@ SHARED: Mapping[str, Any] = {
     "uncounted": (),
     "plan": "{}",
     "given": "{}",
+    "growth": 1.0,
     "phase": 0,
     "evaluating": False,
     "mode": "eager",
@@ -69,6 +71,16 @@ class LoadPlan:
     groups: list[tuple[dict[str, Any], dict[str, Any]]]
     state: list[tuple[int, Tensor, dict[str, Tensor]]]
 
+    def put_state(self, state_of: Callable[[Tensor, int], dict[str, Tensor]]) -> None:
+        """Put the saved tensors, copied, into what `state_of` a parameter of a group gives."""
+        for index, param, saved in self.state:
+            state = state_of(param, index)
+            for of_the_loop in ("parked", "accumulated"):
+                state.pop(of_the_loop, None)
+            for key, value in saved.items():
+                device = "cpu" if key == "step" else param.device
+                state[key] = laid_out(value.detach(), state.get(key, param)).to(device, copy=True)
+
 
 def check_state_dict(
     saved: Mapping[str, Any],
@@ -87,7 +99,9 @@ def check_state_dict(
         )
     problems: list[str] = []
     plan = LoadPlan([], [])
-    for index, (theirs, mine) in enumerate(zip(saved_groups, groups, strict=True)):
+    for index, (given, mine) in enumerate(zip(saved_groups, groups, strict=True)):
+        # A key of the loop's own that a past release did not have was at its start there.
+        theirs: dict[str, Any] = {**SHARED, **given}
         problems += _group_problems(index, theirs, mine)
         plan.groups.append((mine, theirs))
         names = theirs.get("param_names", mine["param_names"])

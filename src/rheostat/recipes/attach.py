@@ -16,13 +16,17 @@ from rheostat.checkpoint.generations import FOLDER, Keep
 from rheostat.checkpoint.load import Checkpoint
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule
+from rheostat.core.signal import Signal
 from rheostat.optimizers.changes import Change
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.recipes.build import to_run
 from rheostat.recipes.bundle import Bundle, Progress, Stateful
 from rheostat.recipes.changed import changed_checkpoint
+from rheostat.recipes.decisions import regime_of
 from rheostat.recipes.environments import run_environment
+from rheostat.recipes.hands import LossOf
+from rheostat.recipes.oversight import Oversight
 from rheostat.recipes.recipe import Recipe
 from rheostat.recipes.recording import trained, trained_names
 from rheostat.recipes.run import Run
@@ -34,6 +38,8 @@ from rheostat.signals.fingerprint import fingerprint, mark, rng_mark, section_na
 
 Resume = Literal["never", "auto", "must"]
 RESUMES = ("never", "auto", "must")
+_REGIME = "regime"
+"""What signals and regime are called among the objects that are saved."""
 
 
 def attach(
@@ -52,6 +58,8 @@ def attach(
     sampler: Stateful | None = None,
     extra: Mapping[str, Stateful] | None = None,
     changes: Sequence[Change] = (),
+    signals: Sequence[str | Signal] = (),
+    loss_of: LossOf | None = None,
 ) -> Run:
     """Bind a recipe to a model: its optimizer, its schedules and, with a directory, its record and
     its checkpoints.
@@ -76,6 +84,9 @@ def attach(
         extra: whatever else is to be saved, by name: a GradScaler, a loader, an evaluator.
         changes: in what model and recipe differ from what was saved; see
             `rheostat.optimizers.changes`. Made once: a restart goes on from what they led to.
+        signals: to measure and record beside those that the recipe's regime needs.
+        loss_of: the loss of a batch by its number, with the present weights: with it the safeguard
+            looks again at batches that stood out, and can tell bad data from bad luck.
 
     Warns:
         RecipeWarning: what the recipe says and might not mean; `silence` holds codes.
@@ -94,7 +105,12 @@ def attach(
     bound = loaded if steps is None else loaded.bind(steps)
     for problem in (*bound.warnings, *bound.check(model)):
         warnings.warn(problem.line, RecipeWarning, stacklevel=2)
-    bundle = Bundle(bound, model, to_run(bound.parts, model), _others(sampler, extra))
+    others = _others(sampler, extra)
+    bundle = Bundle(bound, model, to_run(bound.parts, model), others)
+    regime = regime_of(bound.parts)
+    oversight = None
+    if regime is not None or signals:
+        oversight = others[_REGIME] = Oversight(bundle, regime, signals, loss_of)
     saver = _saver(directory, resume, save_every, save_minutes, keep)
     if changes and resume == "never":
         raise InputError("attach: changes are made to what a run resumes; resume='must'")
@@ -121,7 +137,7 @@ def attach(
         for note in [*(saved.passed_over if saved else ()), *notes]:
             warnings.warn(note, ResumeWarning, stacklevel=2)
         undo.pop_all()
-    return Run(bundle, progress, writer, saver, seconds)
+    return Run(bundle, progress, writer, saver, seconds, oversight)
 
 
 class RecipeWarning(UserWarning):
@@ -140,9 +156,10 @@ def _changed(saved: Checkpoint | None, changes: Sequence[Change], bundle: Bundle
 
 def _others(sampler: Stateful | None, extra: Mapping[str, Stateful] | None) -> dict[str, Stateful]:
     others = dict(extra or {})
+    for name in ("sampler", _REGIME):
+        if name in others:
+            raise InputError(f"attach: extra: the name {name!r} is the run's own")
     if sampler is not None:
-        if "sampler" in others:
-            raise InputError("attach: extra: the name 'sampler' is that of `sampler`")
         others["sampler"] = sampler
     for name, other in others.items():
         if not (hasattr(other, "state_dict") and hasattr(other, "load_state_dict")):

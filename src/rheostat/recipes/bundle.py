@@ -24,7 +24,6 @@ from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.scheduled import COUNTS, at_counts, check_owners, log_key
-from rheostat.optimizers.state import check_state_dict
 from rheostat.recipes.environments import run_environment
 from rheostat.recipes.optimizer_files import document_of, state_of
 from rheostat.recipes.recipe import Recipe
@@ -147,16 +146,40 @@ class Bundle:
                 step()
             raise
         # Looked at above: from here on nothing is refused.
-        change_again(self.optimizer.plan, self.optimizer.param_groups, progress.changes)
+        self._put(weights, state, progress.changes)
+        for name, module in _modules(self.model):
+            module.training = name not in documents["model"]["evaluating"]
+        differ = values_that_differ(documents["run"]["environment"], run_environment())
+        return progress, [*left, *(f"the environment is another one: {line}" for line in differ)]
+
+    def _put(
+        self, weights: Mapping[str, Any], state: dict[str, Any], changes: list[dict[str, Any]]
+    ) -> None:
+        change_again(self.optimizer.plan, self.optimizer.param_groups, changes)
         if isinstance(self.optimizer, Followed):
             self.optimizer.load_by_name(state)
         else:
             self.optimizer.load_state_dict(state)
         self.model.load_state_dict(weights)
-        for name, module in _modules(self.model):
-            module.training = name not in documents["model"]["evaluating"]
-        differ = values_that_differ(documents["run"]["environment"], run_environment())
-        return progress, [*left, *(f"the environment is another one: {line}" for line in differ)]
+
+    # -- known-good states, in memory ----------------------------------------------------------
+
+    def snapshot(self, progress: Progress) -> dict[str, Any]:
+        """Copies of weights, optimizer and changes of plan."""
+        loop = self.optimizer
+        state = loop.state_by_name() if isinstance(loop, Followed) else loop.state_dict()
+        weights = {name: _copied(value) for name, value in self.model.state_dict().items()}
+        return {
+            "weights": weights,
+            "optimizer": copy.deepcopy(state),
+            "changes": copy.deepcopy(progress.changes),
+        }
+
+    def put_back(self, snapshot: Mapping[str, Any], progress: Progress) -> None:
+        """Put what `snapshot` gave in the place of what is here; all else goes on."""
+        progress.changes = copy.deepcopy(snapshot["changes"])
+        progress.begun.clear()
+        self._put(snapshot["weights"], copy.deepcopy(snapshot["optimizer"]), progress.changes)
 
     # -- the optimizer -------------------------------------------------------------------------
 
@@ -202,11 +225,10 @@ class Bundle:
             {**group, **planned}
             for group, planned in zip(live.param_groups, live.plan.planned, strict=True)
         ]
+        live.check(state)
         if isinstance(live, Followed):
-            live.check(state)
             rules = live.rules
         else:
-            check_state_dict(state, live.param_groups, live.buffers_of)
             rules = [live.rule(i) for i in range(len(groups))]
         plan = Plan(groups, rules, lambda _: [])
         for group in groups:
@@ -251,6 +273,10 @@ def _change_again(plan: Plan, groups: list[dict[str, Any]], changes: list[dict[s
         if change["operation"] not in CHANGES:  # whatever a file says, nothing else is called
             raise DamageError(f"a change of plan is one of {CHANGES}, not {change['operation']!r}")
         getattr(plan, change["operation"])(**change["arguments"])
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

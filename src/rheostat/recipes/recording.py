@@ -13,6 +13,7 @@ from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
 from rheostat.optimizers.results import StepResult
+from rheostat.regimes.account import Account
 from rheostat.signals.fingerprint import fingerprint, mark, rng_mark
 from rheostat.signals.norms import total_norm
 
@@ -53,11 +54,12 @@ class Recorder:
         number: int,
         result: StepResult,
         loss: Tensor | float | None,
-        before: Mapping[str, float],
+        series: Mapping[str, float],
         batch: Any,
         begun: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Record batch `number`, and ahead of it the restarts that its update begins with."""
+        """Record batch `number` with these `series` beside its own, and ahead of it the restarts
+        that its update begins with."""
         value = loss.item() if isinstance(loss, Tensor) else loss
         moments = [
             state[name]
@@ -66,7 +68,7 @@ class Recorder:
             if isinstance(state.get(name), Tensor)  # another library's may hold None
         ]
         values = {
-            **before,
+            **series,
             "loss": math.nan if value is None else float(value),
             "grad_norm": math.nan if result.grad_norm is None else result.grad_norm,
             "momentum_norm": total_norm(moments),
@@ -87,6 +89,13 @@ class Recorder:
             named = {"hyperparameter": change.hyperparameter, "at": change.at}
             curves = {"old": change.old.written(), "new": change.new.written()}
             self._sink.event("replan", {**about, **named, **curves})
+
+    def decided(self, number: int, accounts: Sequence[Account]) -> None:
+        """Record what a regime decided after batch `number`: each account with that number for its
+        step, and the updates that there had been as "update"."""
+        for one in accounts:
+            about = {**one.written(), "update": one.step}
+            self._sink.event("decision", {**about, "step": number})
 
     def stepped_aside(self, number: int, updates: int) -> None:
         """Record that others made updates: so many since the last step of the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -13,20 +13,18 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError, MachineError
-from rheostat.core.schedule import StateAction
-from rheostat.optimizers.plan import Groups, Replanned
-from rheostat.optimizers.restarting import Restarted
 from rheostat.optimizers.results import StepResult
-from rheostat.recipes.bundle import Bundle, Progress, noted
-from rheostat.recipes.recording import Recorder, account
+from rheostat.recipes.bundle import Bundle, Progress
+from rheostat.recipes.oversight import Oversight
+from rheostat.recipes.planned import Planned
+from rheostat.recipes.recording import Recorder
 from rheostat.recipes.replaying import checkpoint_before, compare_with, feed, gone_back
 from rheostat.recipes.saving import Saver
 from rheostat.record.writer import RunWriter
-from rheostat.schedules.shapes import ShapeName
 from rheostat.signals.fingerprint import fingerprint
 
 
-class Run:
+class Run(Planned):
     """A training run: call `step` after each backward pass, `close` at the end.
 
     As a context manager it closes itself; a run left by an error stays recorded as unfinished.
@@ -42,6 +40,7 @@ class Run:
         writer: RunWriter | None,
         saver: Saver | None,
         seconds: float | None = None,
+        oversight: Oversight | None = None,
     ) -> None:
         self.recipe = bundle.recipe
         self._loop = bundle.optimizer
@@ -53,16 +52,36 @@ class Run:
         self._saver = saver
         self._started = self._told = time.perf_counter()
         self._seconds = seconds
+        self._oversight = oversight
         self._left: int = self._updates  # by our last step: more of them are somebody else's
         self._replaying = False
         self._closed = False
         self._loop.plan.listener = self._replanned
+        if oversight is not None:
+            oversight.hands.begun = self._begin
 
     @property
     def batches(self) -> int:
         """The batches consumed: calls of `step`, those before a resumption too. A step that is
         made by the optimizer itself, and not by the run, is none."""
         return self._progress.batches
+
+    @property
+    def signals(self) -> Mapping[str, float]:
+        """The latest value of each signal that is measured; NaN where there is none yet."""
+        return {} if self._oversight is None else self._oversight.monitor.values
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why training should end, where a controller says so; the loop decides."""
+        return None if self._oversight is None else self._oversight.hands.stop_reason
+
+    def report(self, **values: float) -> None:
+        """Say what no signal can see for itself: `report(validation=0.31)`. It counts for the
+        coming step; without signals nobody hears it."""
+        self._check_open("report")
+        if self._oversight is not None:
+            self._oversight.report(values)
 
     def step(
         self,
@@ -100,23 +119,33 @@ class Run:
         if saver is not None:
             self._check_saved(saver, scaler)
         self._tell_of_other_updates()
-        before = {} if self._recorder is None else self._recorder.before()
+        values = {} if self._recorder is None else self._recorder.before()
+        oversight, counts = self._oversight, consumed or {}
         if scaler is None:
-            returned = self._loop.step(closure)
+            watched = (
+                closure if closure is None or oversight is None else oversight.watched(closure)
+            )
+            returned = self._loop.step(watched)
             loss = returned if loss is None else loss
             result = self._loop.last_step
             assert result is not None
         else:
             result = self._scaled_step(scaler)
+        if oversight is not None:
+            values |= oversight.measure(result, loss, counts)
         progress = self._progress
         if self._recorder is not None:
-            self._recorder.step(progress.batches, result, loss, before, batch, progress.begun)
+            self._recorder.step(progress.batches, result, loss, values, batch, progress.begun)
             if result.applied:
                 progress.begun.clear()
         progress.batches += 1
-        self._count(consumed or {})
+        self._count(counts)
         if self._loop.last_step is not None:
             self._begin(self._loop.last_step.restarts)
+        if oversight is not None:
+            decided = oversight.decide(result, loss, progress)
+            if self._recorder is not None:
+                self._recorder.decided(progress.batches - 1, decided)
         self._left = self._updates
         if saver is not None:
             self._save_if_due(saver, result)
@@ -244,60 +273,6 @@ class Run:
             self._progress, self._recorder, self._left = here
         self._save_if_due(saver, None)
 
-    # -- changes of plan: each recorded with the old curve and the new ------------------------
-
-    def extend(self, steps: int, hyperparameter: str = "lr", *, group: Groups = None) -> None:
-        """Move the horizon out; see `Plan.extend`."""
-        self._loop.plan.extend(steps, hyperparameter, group=group)
-
-    def change_peak(
-        self,
-        peak: float,
-        hyperparameter: str = "lr",
-        old_peak: float | None = None,
-        *,
-        group: Groups = None,
-    ) -> None:
-        """Another peak from here on; see `Plan.change_peak`."""
-        self._loop.plan.change_peak(peak, hyperparameter, old_peak, group=group)
-
-    def cool_down(
-        self,
-        steps: int,
-        shape: ShapeName = "linear",
-        floor: float = 0.0,
-        hyperparameter: str = "lr",
-        *,
-        group: Groups = None,
-    ) -> None:
-        """Down to `floor` at `steps`, from here; see `Plan.cool_down`."""
-        self._loop.plan.cool_down(steps, shape, floor, hyperparameter, group=group)
-
-    def restart(
-        self,
-        state: StateAction | None = None,
-        factor: float = 0.5,
-        hyperparameter: str = "lr",
-        *,
-        group: Groups = None,
-    ) -> None:
-        """Begin the schedule again with the next update; see `Plan.restart`."""
-        self._check_open("restart")
-        self._begin(self._loop.plan.restart(state, factor, hyperparameter, group=group))
-
-    def _replanned(
-        self, operation: str, arguments: Mapping[str, Any], changes: Sequence[Replanned]
-    ) -> None:
-        """Note a change of plan, whoever makes it: a resumed run makes it again."""
-        if operation == "change" and self._saver is not None:
-            raise InputError(
-                "plan.change: a run with checkpoints could not make this change again when it "
-                "resumes; use run.extend, run.change_peak, run.cool_down or run.restart"
-            )
-        if self._recorder is not None:
-            self._recorder.replanned(self.batches, operation, changes)
-        self._progress.changes.append(noted(self._loop, operation, arguments))
-
     def note(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Record an event of your own, such as a validation, at this place of the run; a replay
         records nothing. Raises InputError where the run is closed, ValueError for a kind of the
@@ -373,17 +348,6 @@ class Run:
             result = StepResult(False, self._updates, "the GradScaler found a non-finite gradient")
             self._loop.last_step = result
         return result
-
-    def _begin(self, restarts: tuple[Restarted, ...]) -> None:
-        """Keep restarts for the record until the update that they begin with."""
-        if self._recorder is not None:
-            self._progress.begun += [account(begun) for begun in restarts]
-
-    def _check_open(self, method: str) -> None:
-        if self._closed:
-            raise InputError(
-                f"run.{method}: the run is closed; attach it again, with resume='auto' to go on"
-            )
 
     def _tell_of_other_updates(self) -> None:
         """Say so where somebody else stepped the optimizer: no batch was counted for it."""

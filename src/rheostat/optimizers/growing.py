@@ -1,0 +1,39 @@
+"""A batch that grows in mid-training: more gradients are averaged for an update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from rheostat.core.errors import InputError
+from rheostat.optimizers.items import Options
+
+
+def grown(options: Options, groups: Sequence[dict[str, Any]], factor: float) -> Options:
+    """The options with `factor` times as many gradients as `accumulate` says; the groups have it
+    too, so that it is saved.
+
+    Raises:
+        InputError: that is no whole number of gradients, or an average is begun already.
+    """
+    count = options.accumulate * factor
+    if not math.isfinite(count) or round(count) < 1 or not math.isclose(count, round(count)):
+        raise InputError(f"grow: {count:g} gradients for an update: should be a whole number")
+    if groups[0]["phase"]:
+        raise InputError("grow: an average is begun; grow between two updates")
+    for group in groups:
+        group["growth"] = float(factor)
+    return replace(options, growth=float(factor))
+
+
+def grow_state(options: Options, states: Mapping[Tensor, dict[str, Tensor]]) -> None:
+    """Give each parameter the buffer of the average, or take it away where there is none."""
+    for param, state in states.items():
+        state.pop("accumulated", None)
+        for name, buffer in options.buffers(param).items():
+            if name not in state:
+                state[name] = buffer.make(param)

@@ -1,0 +1,152 @@
+"""The hands of a run: what a regime can do to it; see `rheostat.regimes.hands`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheostat.checkpoint.rng import rng_state, set_rng_state
+from rheostat.checkpoint.sampler import ResumableSampler
+from rheostat.core.errors import InputError
+from rheostat.optimizers.followed import Followed
+from rheostat.optimizers.restarting import Restarted
+from rheostat.recipes.bundle import Bundle, Progress
+from rheostat.recipes.recording import trained
+from rheostat.regimes.hands import Unable
+from rheostat.signals.norms import total_norm
+from rheostat.transforms.anchoring import anchor
+
+LossOf = Callable[[int], Tensor]
+"""The loss of a batch, by its number, with the present weights."""
+
+
+class RunHands(Unable):
+    """A run's own hands. The factors, the limit and the growth lie in the param groups.
+
+    Args:
+        bundle: what there is to change.
+        loss_of: for a second look at a batch; None: no batch can be looked at again.
+
+    `progress` is the run's, and so is `begun`, which is told of restarts; the run gives both.
+    """
+
+    def __init__(self, bundle: Bundle, loss_of: LossOf | None) -> None:
+        self.progress = Progress()
+        self.begun: Callable[[Sequence[Restarted]], None] = lambda _: None
+        self.slots: dict[int, dict[str, Any]] = {}
+        """By slot: weights, optimizer and changes of plan, of their own."""
+        self.stop_reason: str | None = None
+        self._bundle = bundle
+        self._loss_of = loss_of
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._bundle.optimizer.param_groups
+
+    def planned(self, hyperparameter: str) -> Mapping[int, float]:
+        """The numbers in the param groups, which show the plan and no factor."""
+        found = {index: _number(group, hyperparameter) for index, group in enumerate(self._groups)}
+        return {index: value for index, value in found.items() if value is not None}
+
+    def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:
+        """In the group, beside the number that it multiplies."""
+        held = self._groups[group]
+        others = {name: one for name, one in held["factors"].items() if name != hyperparameter}
+        held["factors"] = others if factor == 1 else {**others, hyperparameter: factor}
+
+    def move(self, hyperparameter: str, group: int, value: float) -> None:
+        """In the group. Refused where a schedule owns it."""
+        if hyperparameter in self._bundle.optimizer.scheduled(group):
+            raise InputError(f"a schedule owns {hyperparameter}")
+        self._groups[group][hyperparameter] = value
+
+    def limit(self, norm: float) -> None:
+        """Of the loop, which then skips the update. Refused by another library's loop."""
+        if isinstance(self._bundle.optimizer, Followed):
+            super().limit(norm)
+            return
+        for group in self._groups:
+            group["limit"] = norm if norm < math.inf else None
+
+    def restart(self, state: str | None) -> None:
+        """As `Run.restart`."""
+        self.begun(self._bundle.optimizer.plan.restart(state))  # type: ignore[arg-type]  # looked at there
+
+    def grow(self, factor: float) -> None:
+        """By accumulation: so many times more gradients are averaged for an update."""
+        optimizer = self._bundle.optimizer
+        if isinstance(optimizer, Followed):
+            super().grow(factor)
+        else:
+            optimizer.grow(factor)
+
+    def anchor(self) -> None:
+        """Of every parameter whose rule pulls. Refused where none does."""
+        optimizer = self._bundle.optimizer
+        with torch.no_grad():
+            found = [anchor(param, optimizer.state.get(param, {})) for param in trained(optimizer)]
+        if not any(found):
+            raise InputError("no rule here pulls towards a reference")
+
+    def stop(self, reason: str) -> None:
+        """`Run.stop_reason` says so."""
+        self.stop_reason = reason
+
+    # -- known-good states ----------------------------------------------------------------------
+
+    def remember(self, slot: int) -> None:
+        """In memory, and with every checkpoint on the disk."""
+        self.slots[slot] = self._bundle.snapshot(self.progress)
+
+    def roll_back(self, slot: int) -> None:
+        """Weights, optimizer and schedules; generators, data and all else go on."""
+        self._bundle.put_back(self.slots[slot], self.progress)
+
+    # -- batches --------------------------------------------------------------------------------
+
+    def position(self) -> int:
+        """The batch of the step that was made last."""
+        return self.progress.batches - 1
+
+    def examine(self, position: int) -> tuple[float, float] | None:
+        """By `loss_of`; buffers, gradients and generators are put back."""
+        if self._loss_of is None:
+            return None
+        model, params = self._bundle.model, trained(self._bundle.optimizer)
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        generators = copy.deepcopy(rng_state())
+        try:
+            with torch.enable_grad():
+                loss = self._loss_of(position)
+                found = torch.autograd.grad(
+                    loss, [param for param in params if param.requires_grad], allow_unused=True
+                )
+        finally:
+            set_rng_state(*generators)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+        return loss.item(), total_norm([grad for grad in found if grad is not None])
+
+    def leave_out(self, position: int) -> None:
+        """Its samples, from the next epoch on: of a sampler of ours."""
+        sampler = self._bundle.others.get("sampler")
+        if not isinstance(sampler, ResumableSampler):
+            super().leave_out(position)
+            return
+        sampler.leave_out(position)
+
+
+def _number(group: Mapping[str, Any], hyperparameter: str) -> float | None:
+    """The plan's number in a group; None where it has none of this name."""
+    if hyperparameter == "momentum" and hyperparameter not in group and "betas" in group:
+        return float(group["betas"][0])
+    value = group.get(hyperparameter)
+    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+        return None
+    return float(value)

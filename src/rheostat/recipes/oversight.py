@@ -1,0 +1,185 @@
+"""What looks at a run's steps and decides: signals, the regime, and the hands that carry it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from rheostat.core.controller import Now
+from rheostat.core.signal import Signal
+from rheostat.optimizers.followed import Followed
+from rheostat.optimizers.results import StepResult
+from rheostat.recipes.bundle import Bundle, Progress
+from rheostat.recipes.hands import LossOf, RunHands
+from rheostat.regimes.account import Account
+from rheostat.regimes.regime import Regime
+from rheostat.regimes.replay import Replay
+from rheostat.signals.monitor import Monitor
+from rheostat.signals.noise import REPORTED
+from rheostat.signals.norms import squares
+
+
+class Oversight:
+    """Around each step of a run: `watched` before it, `measure` after it, and then `decide`.
+
+    It is saved with the run, as one of its others: signals, regime and known-good states.
+
+    Args:
+        bundle: of the run.
+        regime: what decides; None only measures.
+        signals: to measure beside those that the regime needs.
+        loss_of: see `RunHands`.
+
+    Raises:
+        InputError: as `Monitor`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        regime: Regime | Replay | None,
+        signals: Sequence[str | Signal] = (),
+        loss_of: LossOf | None = None,
+    ) -> None:
+        self.regime = regime
+        self.hands = RunHands(bundle, loss_of)
+        self._loop = bundle.optimizer
+        self._reported: dict[str, float] = {}
+        """What the loop has said since the last step."""
+        self._squares: list[float] = []
+        """Squared norms of the gradients that the coming update averages."""
+        needs = () if regime is None else regime.needs
+        known = {one if isinstance(one, str) else one.name.partition("@")[0] for one in signals}
+        asked = [*signals, *(name for name in needs if name not in known)]
+        self.monitor = Monitor(asked, bundle.model, bundle.shown)
+        self._noise = any({*one.reported} & {*REPORTED} for one in self.monitor.signals.values())
+        bundle.shown.register_step_pre_hook(self._before)
+
+    # -- before the update ----------------------------------------------------------------------
+
+    def _before(self, optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called by the optimizer, once gradients are unscaled; with a closure there are none."""
+        del optimizer
+        if all(given is None for given in (*args[1:], *kwargs.values())):
+            self._look()
+
+    def watched(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The closure; the gradients of its first evaluation in a step are looked at."""
+        first = True
+
+        def evaluate() -> Tensor:
+            nonlocal first
+            loss = closure()
+            if first:
+                first = False
+                self._look()
+            return loss
+
+        return evaluate
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        loop, count = self._loop, self._averaged
+        if isinstance(loop, Followed) or count == 1:
+            self.monitor.before_step()
+            return
+        held = [p for group in loop.param_groups for p in group["params"] if p.grad is not None]
+        grads = [cast("Tensor", param.grad) for param in held]
+        if self._noise:
+            self._squares.append(squares(grads).sum().item())
+        if loop.param_groups[0]["phase"] + 1 < count:
+            return
+        # What the update will be made of; the loop adds this last gradient to the average itself.
+        for param, grad in zip(held, grads, strict=True):
+            if param in loop.state:
+                param.grad = loop.state[param]["accumulated"] + grad / count
+        self.monitor.before_step()
+        if self._noise:
+            averages = [cast("Tensor", param.grad) for param in held]
+            self._reported["large_square"] = squares(averages).sum().item()
+            self._reported["small_square"] = sum(self._squares) / count
+            self._squares = []
+        for param, grad in zip(held, grads, strict=True):
+            param.grad = grad
+
+    @property
+    def _averaged(self) -> int:
+        """The gradients that are averaged for an update."""
+        return 1 if isinstance(self._loop, Followed) else self._loop.options.averaged
+
+    # -- after it -------------------------------------------------------------------------------
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Take what the loop says of the coming step: {"validation": 0.31}."""
+        self._reported |= {name: float(value) for name, value in values.items()}
+
+    def measure(
+        self, result: StepResult, loss: Tensor | float | None, consumed: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Measure what is due; returns the series of the step: NaN for what is not measured now."""
+        if self._waiting(result):
+            return self._series({})
+        said, self._reported = self._reported, {}
+        if "samples" in consumed and "small_square" in said and "small_size" not in said:
+            size = float(consumed["samples"])
+            said |= {"small_size": size, "large_size": size * self._averaged}
+        self.monitor.after_step(
+            math.nan if loss is None else loss, applied=result.applied, reported=said
+        )
+        fresh = self.monitor.fresh
+        return self._series({n: v for n, v in self.monitor.values.items() if n in fresh})
+
+    def decide(
+        self, result: StepResult, loss: Tensor | float | None, progress: Progress
+    ) -> list[Account]:
+        """What the regime decides after this step, carried out."""
+        if self.regime is None or self._waiting(result):
+            return []
+        self.hands.progress = progress
+        value = loss.item() if isinstance(loss, Tensor) else loss
+        now = Now(
+            step=int(self._loop.param_groups[0]["updates"]),
+            applied=result.applied,
+            loss=math.nan if value is None else float(value),
+            signals=self.monitor.values,
+            fresh=self.monitor.fresh,
+            reason=result.reason,
+        )
+        return self.regime.after(now, self.hands)
+
+    def _waiting(self, result: StepResult) -> bool:
+        """Whether the step only added to an average."""
+        return not result.applied and self._loop.param_groups[0].get("phase", 0) > 0
+
+    def _series(self, values: Mapping[str, float]) -> dict[str, float]:
+        series = {name: values.get(name, math.nan) for name in self.monitor.signals}
+        if self.regime is not None:
+            series["segment"] = float(self.regime.actuator.segment)
+            series["update"] = float(self._loop.param_groups[0]["updates"])
+        return series
+
+    # -- saving ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next decision depends on, and the states to go back to."""
+        return {
+            "regime": None if self.regime is None else self.regime.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "slots": {str(slot): saved for slot, saved in self.hands.slots.items()},
+            "stop_reason": self.hands.stop_reason,
+            "reported": dict(self._reported),
+            "squares": list(self._squares),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another was. Raises InputError for another regime, or other signals."""
+        if self.regime is not None:
+            self.regime.load_state_dict(state["regime"])
+        self.monitor.load_state_dict(state["monitor"])
+        self.hands.slots = {int(slot): saved for slot, saved in state["slots"].items()}
+        self.hands.stop_reason = state["stop_reason"]
+        self._reported, self._squares = dict(state["reported"]), list(state["squares"])
