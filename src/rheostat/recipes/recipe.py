@@ -152,6 +152,7 @@ def examine(
     if parts is None:
         return None, problems
     parts, found = _fitted(reader, parts)
+    found += _refused(reader, parts)
     warnings = tuple(problem for problem in found if problem.severity == "warning")
     problems += found
     broken = any(problem.severity == "error" for problem in problems)
@@ -181,6 +182,20 @@ def _fitted(reader: Reader, parts: Parts) -> tuple[Parts, list[Problem]]:
             continue
         return parts, problems_of(parts, lines, document)
     return parts, []
+
+
+def _refused(reader: Reader, parts: Parts) -> list[Problem]:
+    """What the controllers of the regime refuse."""
+    from rheostat.recipes.build import PlacedError
+    from rheostat.recipes.regimes import make_regime
+
+    if reader.problems or (parts.regime and parts.regime.replay):
+        return []
+    try:
+        make_regime(parts)
+    except PlacedError as error:
+        return [reader.document.problem(error.path, str(error))]
+    return []
 
 
 def _on_model(parts: Parts, document: Document, model: nn.Module) -> list[Problem]:
