@@ -281,7 +281,10 @@ def test_the_hash_is_of_what_is_said() -> None:
         ),
         (
             "optimizer: sgd\nregime: [{patience: 5}]",
-            "2:10: regime[0]: 'controller' is missing: a name, such as adaptive_clipping, batch_growth, decay_balance, early_stop",
+            (
+                "2:10: regime[0]: 'controller' is missing: a name, such as adaptive_clipping, "
+                "batch_growth, decay_balance, early_stop"
+            ),
         ),
         (
             "optimizer: sgd\nregime: [decay_balance]",
@@ -333,7 +336,10 @@ def test_the_hash_is_of_what_is_said() -> None:
         ),
         (
             "optimizer: sgd\nsafeguards: yes",
-            '2:13: safeguards: "yes" should be true, false, or a mapping such as {every: 50, keep: 2}',
+            (
+                '2:13: safeguards: "yes" should be true, false, or a mapping such as {every: 50, '
+                "keep: 2}"
+            ),
         ),
         (
             "optimizer: sgd\nhorizon: {fraction: 5}",

@@ -209,7 +209,7 @@ def _made(piece: Piece, horizon: int | None) -> Transform | Policy:
 
 
 def placed(piece: Piece, error: InputError | MachineError) -> PlacedError:
-    """What a factory refused, placed: at the argument that it names, or else at the name of the piece."""
+    """What a factory refused: at the argument that it names, or else at the name of the piece."""
     where = blamed(piece.path, piece.values, str(error))
     if where == piece.path and piece.kind == "optimizer":
         where = _named_at(piece)

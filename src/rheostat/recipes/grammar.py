@@ -15,7 +15,7 @@ import annotated_types as at
 
 from rheostat.core.errors import closest, nearest
 from rheostat.core.hyper import Argument, Count, NonNegative, Steps, arguments_of
-from rheostat.core.registry import component, components
+from rheostat.core.registry import component
 from rheostat.core.schedule import Unit
 from rheostat.recipes.codes import CODES
 from rheostat.recipes.document import KeyPath, quoted

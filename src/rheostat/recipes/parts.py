@@ -175,12 +175,9 @@ def changed(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Data:
     """What of some fields is not as usual."""
     found: Data = {}
     for name, value in values.items():
-        if isinstance(usual[name], dict) and usual[name]:
-            value = changed(value, usual[name])
-            if value:
-                found[name] = value
-        elif value != usual[name]:
-            found[name] = copied(value)
+        if value != usual[name]:
+            inner = isinstance(usual[name], dict) and usual[name]
+            found[name] = changed(value, usual[name]) if inner else copied(value)
     return found
 
 
@@ -220,8 +217,8 @@ class Parts:
 
     `settings` are those of the loop (none, where another library's optimizer has a loop of its
     own), `horizon` is a number of `unit` (None: not known yet), and `silence` holds the codes of
-    checks that are not to be told of. `regime` and `safeguards` (the fields of `Care`) are about the
-    run, not the optimizer.
+    checks that are not to be told of. `regime` and `safeguards` (the fields of `Care`) are about
+    the run, not the optimizer.
     """
 
     rule: Rule

@@ -1,7 +1,7 @@
 """The grammar of what watches over a run: `regime` and `safeguards`, and what each stands for.
 
-The terms of a regime and of its safeguard are the fields of dataclasses (`Terms`, `Bounds`, `Care`),
-whose annotations are their schema, as a signature is that of a component.
+The terms of a regime and of its safeguard are the fields of dataclasses (`Terms`, `Bounds`,
+`Care`), whose annotations are their schema, as a signature is that of a component.
 """
 
 from __future__ import annotations

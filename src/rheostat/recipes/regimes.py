@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rheostat.core.controller import Controller
-from rheostat.core.hyper import arguments_of
 from rheostat.core.errors import InputError, MachineError
+from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.recipes.build import placed
 from rheostat.recipes.parts import Parts, Piece, RegimePart
