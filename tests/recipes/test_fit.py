@@ -15,6 +15,7 @@ from rheostat.core.errors import InputError
 from rheostat.recipes.attach import RecipeWarning
 from rheostat.recipes.codes import CODES
 from rheostat.recipes.fit import CHECKS, MODEL_CHECKS
+from rheostat.recipes.fit_regime import REGIME_CHECKS
 from rheostat.recipes.formats import read_text
 from rheostat.recipes.recipe import Recipe, examine
 
@@ -70,7 +71,7 @@ def test_every_code_has_its_section_and_its_check() -> None:
     assert {code: title for code, (title, _) in SECTIONS.items()} == {
         code: each.title for code, each in CODES.items()
     }
-    assert set(CHECKS) | set(MODEL_CHECKS) | {"RH008", "RH016"} == set(CODES)
+    assert {*CHECKS, *MODEL_CHECKS, *REGIME_CHECKS, "RH008", "RH016"} == set(CODES)
     for code, (_, body) in SECTIONS.items():
         assert body.lstrip().lower().startswith(CODES[code].severity), code
         assert ("Needs a model" in body) == CODES[code].model, code
@@ -127,6 +128,12 @@ def test_a_warning_says_where(text: str, line: str) -> None:
         ("RH017", "optimizer"),
         ("RH018", "chain[1].peak_lr"),
         ("RH019", "lr"),
+        ("RH020", "regime[1]"),
+        ("RH021", "regime[0]"),
+        ("RH022", "regime[0]"),
+        ("RH023", "regime[1]"),
+        ("RH024", "regime.terms.bounds.own.momentun"),
+        ("RH025", "regime[0].watch"),
     ],
 )
 def test_a_problem_stands_where_its_key_is_written(code: str, path: str) -> None:

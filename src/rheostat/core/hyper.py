@@ -16,7 +16,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, SupportsFloat, SupportsIndex, cast
 
@@ -170,6 +170,9 @@ def _coerced(annotation: Any, value: Any) -> Any:
             parts = parts[:1] * len(items)
         whole = len(parts) == len(items)
         return tuple(map(_coerced, parts, items)) if whole else items
+    if origin is Mapping and isinstance(value, Mapping):
+        given = cast("Mapping[Any, Any]", value)
+        return {key: _coerced(parts[1], item) for key, item in given.items()}
     if origin in (typing.Union, types.UnionType):
         for part in parts:
             value = _coerced(part, value)
@@ -183,16 +186,21 @@ def _coerced(annotation: Any, value: Any) -> Any:
 
 @cache
 def arguments_of(factory: Callable[..., object]) -> Mapping[str, Argument]:
-    """The arguments of a factory by name, in order. Raises InputError for a bare parameter."""
+    """The arguments of a factory (a dataclass too) by name, in order. Raises InputError for a bare
+    parameter."""
     hints = typing.get_type_hints(factory, include_extras=True)
     parameters = inspect.signature(factory).parameters
+    made: dict[str, Any] = {}
+    if is_dataclass(factory):
+        made = {f.name: f.default_factory for f in fields(factory) if f.default_factory != MISSING}
     for name in parameters:
         if name not in hints:
             where = f"{factory.__module__}.{factory.__qualname__}"
             raise InputError(
                 f"{where}: parameter {name!r} has no annotation; its type is its schema"
             )
-    return {name: Argument(name, hints[name], p.default) for name, p in parameters.items()}
+    defaults = {n: made[n]() if n in made else p.default for n, p in parameters.items()}
+    return {name: Argument(name, hints[name], default) for name, default in defaults.items()}
 
 
 def is_number(annotation: Any) -> bool:

@@ -80,7 +80,7 @@ def library_optimizer(
     try:
         made: Followed = of.factory(**live(of, piece.values, horizon)).follow(model)
     except (InputError, MachineError) as error:
-        raise _placed(piece, error) from None
+        raise placed(piece, error) from None
     if train := getattr(made.theirs, "train", None):
         train()
     return made
@@ -134,7 +134,7 @@ def _opaque(piece: Piece, horizon: int | None) -> Transform:
     try:
         values = live(of, piece.values, horizon)
     except InputError as error:
-        raise _placed(piece, error) from None
+        raise placed(piece, error) from None
     known = arguments_of(of.factory)
     numbers = {n: v for n, v in values.items() if known[n].number or isinstance(v, float)}
     return Transform(identity, hyperparameters=numbers, scaled=True, sparse=True, name=piece.ref)
@@ -205,10 +205,10 @@ def _made(piece: Piece, horizon: int | None) -> Transform | Policy:
     try:
         return of.factory(**live(of, piece.values, horizon))
     except (InputError, MachineError) as error:
-        raise _placed(piece, error) from None
+        raise placed(piece, error) from None
 
 
-def _placed(piece: Piece, error: InputError | MachineError) -> PlacedError:
+def placed(piece: Piece, error: InputError | MachineError) -> PlacedError:
     """What a factory refused: at the argument that it names, or else at the name of the piece."""
     where = blamed(piece.path, piece.values, str(error))
     if where == piece.path and piece.kind == "optimizer":

@@ -37,4 +37,10 @@ CODES: Mapping[str, Code] = {
     "RH017": Code("warning", "Fused matrices made orthogonal as one", model=True),
     "RH018": Code("warning", "A decay that is told of another peak than the lr has"),
     "RH019": Code("warning", "A learning rate above what is usual"),
+    "RH020": Code("warning", "A controller of something that no rule has"),
+    "RH021": Code("warning", "A restart trigger, and nothing to restart"),
+    "RH022": Code("warning", "A larger batch in another library's loop"),
+    "RH023": Code("warning", "The same controller twice"),
+    "RH024": Code("warning", "Bounds of what nobody changes"),
+    "RH025": Code("error", "A controller that reads a signal which there is not"),
 }

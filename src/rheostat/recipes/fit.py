@@ -1,7 +1,8 @@
 """What does not fit together, though each part of it is right: one check a function.
 
 To add one: a code and a title in `codes`, a function here (in `fit_model`, if it needs a model)
-that tells of what it finds, a line in `CHECKS`, and a section in docs/guide/validation.md; a test
+(in `fit_regime`, if it is about the regime) that tells of what it finds, a line in `CHECKS`, and a
+section in docs/guide/validation.md; a test
 asks for a recipe that it speaks up for and one that it lets be. A check gets a `Look` at one rule.
 """
 
@@ -21,6 +22,7 @@ from rheostat.recipes.build import Served
 from rheostat.recipes.codes import CODES
 from rheostat.recipes.document import Document, KeyPath, Problem
 from rheostat.recipes.fit_model import MODEL_CHECKS
+from rheostat.recipes.fit_regime import REGIME_CHECKS, RESTARTS, watch_of
 from rheostat.recipes.grammar import CLIPS
 from rheostat.recipes.look import Check, Found, Look
 from rheostat.recipes.parts import Parts
@@ -35,8 +37,10 @@ LAST = 0.95
 
 def problems_of(parts: Parts, lines: Iterable[Served], document: Document) -> list[Problem]:
     """What does not fit together in a recipe, whatever the model."""
-    looks = [Look(line.match, line.rule, line.places, parts) for line in lines]
-    return _told(parts, document, [(code, look) for code in CHECKS for look in looks])
+    watch = watch_of(parts, list(lines))
+    asked = [(code, check(look)) for code, check in CHECKS.items() for look in watch.looks]
+    asked += [(code, check(watch)) for code, check in REGIME_CHECKS.items()]
+    return _told(parts, document, asked)
 
 
 def problems_on(
@@ -66,7 +70,7 @@ def problems_on(
         for line, params in zip(lines, served, strict=True)
         if params
     ]
-    asked = [(code, look) for code in MODEL_CHECKS for look in looks]
+    asked = [(code, check(look)) for code, check in MODEL_CHECKS.items() for look in looks]
     return found + _told(parts, document, asked)
 
 
@@ -80,13 +84,12 @@ def _idle(line: Served, document: Document) -> Problem:
     return document.problem(path, what, code="RH016")
 
 
-def _told(parts: Parts, document: Document, asked: Iterable[tuple[str, Look]]) -> list[Problem]:
+def _told(parts: Parts, document: Document, asked: Iterable[tuple[str, Found]]) -> list[Problem]:
     found: list[Problem] = []
-    for code, look in asked:
+    for code, told in asked:
         if code in parts.silence:
             continue
-        check = {**CHECKS, **MODEL_CHECKS}[code]
-        for path, message in check(look):
+        for path, message in told:
             place = _written(document, path)
             severity = CODES[code].severity
             found.append(document.problem(place, message, code=code, severity=severity))
@@ -138,15 +141,18 @@ def _distance_scaled(look: Look) -> Found:
 
 def _distance_restarted(look: Look) -> Found:
     found = look.first(DISTANCE)
-    if not found or not _restarts(look, 0):
+    regime = look.parts.regime
+    triggers = [p for p in (regime.controllers if regime else ()) if p.ref.startswith(RESTARTS)]
+    if not found or look.parts.safeguards is not None or not (triggers or _restarts(look, 0)):
         return
     optimizer = look.rule.optimizer
     if optimizer is None or not optimizer.values.get("safeguard_warmup"):
         yield (
-            look.at("lr"),
+            look.at("lr") if not triggers else triggers[0].path,
             (
                 f"restarts, which inflates the distance that {found[1]} estimates; prodigy with "
-                "safeguard_warmup: true keeps the lr out of it"
+                "safeguard_warmup: true keeps the lr out of it, and safeguards: true takes the run "
+                "back where it breaks"
             ),
         )
 

@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import annotated_types as at
 
-from rheostat.core.component import Component
 from rheostat.core.errors import closest, nearest
 from rheostat.core.hyper import Argument, Count, NonNegative, Steps, arguments_of
-from rheostat.core.registry import component, components
+from rheostat.core.registry import component
 from rheostat.core.schedule import Unit
 from rheostat.recipes.codes import CODES
 from rheostat.recipes.document import KeyPath, quoted
 from rheostat.recipes.parts import LR, Line, Parts, Piece, Rule
+from rheostat.recipes.pieces import MOST, piece_of, pieces
 from rheostat.recipes.reader import STEPS, Reader
+from rheostat.recipes.regime_keys import WATCHING, read_regime, read_safeguards
 
 NonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
 """What a NaN or infinite gradient does; see `rheostat.optimizers.guard`."""
@@ -59,10 +60,6 @@ UNITS: tuple[Unit, ...] = ("updates", "samples", "tokens", "epochs")
 HORIZONS: Mapping[Unit, Argument] = {unit: Argument(unit, Count) for unit in UNITS}
 """The units in which a horizon can be given; every schedule of the recipe then counts it."""
 
-MOST_LINES = 100
-"""Lines of a policy, and pieces of a chain."""
-
-RESERVED = ("regime", "safeguards")
 RULE_KEYS = ("optimizer", "chain", "before", "clip")
 OWN_KEYS = (
     FORMAT.name,
@@ -72,13 +69,12 @@ OWN_KEYS = (
     STEPS.name,
     "horizon",
     "silence",
-    *RESERVED,
+    *WATCHING,
 )
 """The keys of a recipe that are no hyperparameters."""
 
 LR_FACTOR = Argument("lr_factor", NonNegative, 1.0)
 LINE_KEYS = ("match", *RULE_KEYS, LR_FACTOR.name)
-NAMED = Argument("named", Annotated[str, at.MinLen(1), at.MaxLen(64)], "")
 PATTERN = Argument("name", Annotated[str, at.MinLen(1)])
 MIN_DIM = Argument("min_dim", Steps, 0)
 OPTIONAL = Argument("optional", bool, False)
@@ -92,13 +88,12 @@ def read_parts(reader: Reader) -> Parts | None:
         return None
     reader.value(FORMAT, (FORMAT.name,), given.get(FORMAT.name, 1))
     _horizon(reader, given)
-    for key in RESERVED:
-        if key in given:
-            reader.report((key,), "comes with regimes, of which there are none yet", key=True)
     silence = _silence(reader, given)
+    regime, safeguards = read_regime(reader, given), read_safeguards(reader, given)
     if is_key_of_a_library(given.get("optimizer")):
         rule = _library_rule(reader, given)
-        return rule and Parts(rule, (), (), {}, reader.steps, reader.unit, silence)
+        told = (reader.steps, reader.unit, silence, regime, safeguards)
+        return rule and Parts(rule, (), (), {}, *told)
     settings = {
         name: reader.value(argument, (name,), given.get(name, argument.default))
         for name, argument in SETTINGS.items()
@@ -108,7 +103,8 @@ def read_parts(reader: Reader) -> Parts | None:
     lines = _policy(reader, given)
     if rule is None:
         return None
-    return Parts(rule, lines, before, settings, reader.steps, reader.unit, silence)
+    told = (reader.steps, reader.unit, silence, regime, safeguards)
+    return Parts(rule, lines, before, settings, *told)
 
 
 def _horizon(reader: Reader, given: Mapping[str, Any]) -> None:
@@ -159,7 +155,7 @@ def _library_rule(reader: Reader, given: Mapping[str, Any]) -> Rule | None:
         if key in given:
             what = f"belongs to our loop, and {of.ref} runs in its library's; leave it out"
             reader.report((key,), what, key=True)
-    own = (FORMAT.name, "optimizer", STEPS.name, "horizon", "silence", *RESERVED, *loop)
+    own = (FORMAT.name, "optimizer", STEPS.name, "horizon", "silence", *WATCHING, *loop)
     values = reader.arguments((), given, of, own, reader.scheduled)
     return None if named is None else Rule((Piece("optimizer", of.ref, values),))
 
@@ -183,8 +179,8 @@ def _policy(reader: Reader, given: Mapping[str, Any]) -> tuple[Line, ...]:
         reader.report(("policy",), f"{quoted(written)} should be a list of lines, each a mapping")
         return ()
     lines: list[Line] = []
-    if len(cast("list[Any]", written)) > MOST_LINES:
-        reader.report(("policy",), f"has more than {MOST_LINES} lines; should choose by patterns")
+    if len(cast("list[Any]", written)) > MOST:
+        reader.report(("policy",), f"has more than {MOST} lines; should choose by patterns")
         return ()
     for index in range(len(cast("list[Any]", written))):
         here: KeyPath = ("policy", index)
@@ -296,20 +292,20 @@ def _chain(
         shown = quoted(cast("object", written))
         reader.report(here, f"{shown} should be a list of transforms, first to last")
         return None
-    pieces = _pieces(reader, cast("list[Any]", written), here)
-    return Rule(pieces, lr=lr, path=path) if pieces else None
+    made = pieces(reader, cast("list[Any]", written), here)
+    return Rule(made, lr=lr, path=path) if made else None
 
 
 def _before(reader: Reader, given: Mapping[str, Any], path: KeyPath) -> tuple[Piece, ...]:
     """The pieces before a rule: those of `before`, and then the clip."""
     written = given.get("before", [])
-    pieces: tuple[Piece, ...] = ()
+    found: tuple[Piece, ...] = ()
     if isinstance(written, list):
-        pieces = _pieces(reader, cast("list[Any]", written), (*path, "before"))
+        found = pieces(reader, cast("list[Any]", written), (*path, "before"))
     else:
         reader.report((*path, "before"), f"{quoted(written)} should be a list of transforms")
     clip = _clip(reader, (*path, "clip")) if "clip" in given else None
-    return pieces if clip is None else (*pieces, clip)
+    return found if clip is None else (*found, clip)
 
 
 def _clip(reader: Reader, path: KeyPath) -> Piece | None:
@@ -328,46 +324,9 @@ def _clip(reader: Reader, path: KeyPath) -> Piece | None:
     here, value = (*path, kinds[0]), given[kinds[0]]
     of = component(CLIPS[kinds[0]], "transform")
     if isinstance(value, dict) and "schedule" not in value:
-        return _piece_of(reader, of, here, cast("dict[str, Any]", value), [])
+        return piece_of(reader, of, here, cast("dict[str, Any]", value), [])
     known = arguments_of(of.factory)
     first = next(iter(known.values()))
     values = {n: argument.default for n, argument in known.items() if not argument.required}
     values[first.name] = reader.scheduled(first, here, value)
     return Piece("transform", of.ref, {name: values[name] for name in known}, path=here)
-
-
-def _pieces(reader: Reader, written: list[Any], path: KeyPath) -> tuple[Piece, ...]:
-    if len(written) > MOST_LINES:
-        reader.report(path, f"has more than {MOST_LINES} transforms; is it the right file?")
-        return ()
-    found = [_piece(reader, item, (*path, index)) for index, item in enumerate(written)]
-    return tuple(piece for piece in found if piece is not None)
-
-
-def _piece(reader: Reader, item: Any, path: KeyPath) -> Piece | None:
-    """A transform: its name alone, or a mapping with its arguments."""
-    if isinstance(item, str):
-        of = reader.component(path, "transform")
-        return None if of is None else _piece_of(reader, of, path, {}, [])
-    given = reader.mapping(path, "{transform: clip_by_global_norm, max_norm: 1.0}")
-    if given is None:
-        return None
-    key = reader.key_of(path, given, "transform")
-    if key is None:
-        known = ", ".join(c.name for c in components("transform")[:4])
-        reader.report(path, f"'transform' is missing: a name, such as {known}")
-        return None
-    named = reader.component((*path, key), "transform")
-    of = named or reader.meant((*path, key), "transform")
-    made = None if of is None else _piece_of(reader, of, path, given, [key, NAMED.name])
-    return None if named is None else made
-
-
-def _piece_of(
-    reader: Reader, of: Component, path: KeyPath, given: Mapping[str, Any], own: list[str]
-) -> Piece:
-    values = reader.arguments(path, given, of, own, reader.scheduled)
-    named = ""
-    if own and NAMED.name in given:
-        named = reader.value(NAMED, (*path, NAMED.name), given[NAMED.name]) or ""
-    return Piece("transform", of.ref, values, named, path)

@@ -22,7 +22,7 @@ from rheostat.recipes.formats import open_document, read_file, read_text
 DEEPEST_BASE = 8
 """Files from a recipe to its last base."""
 ENDINGS = (".yaml", ".yml", ".toml", ".json")
-NAMING = ("schedule", "transform", "optimizer")
+NAMING = ("schedule", "transform", "optimizer", "controller", "replay")
 """Keys whose value says what the other keys of a mapping are arguments of."""
 
 

@@ -24,6 +24,7 @@ from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.policy import Match, Policy
 from rheostat.recipes.grammar import SETTINGS
 from rheostat.recipes.parts import Data, Parts
+from rheostat.recipes.regime_keys import WATCHING
 
 
 def recipe_of(optimizer: torch.optim.Optimizer) -> Data:
@@ -114,7 +115,8 @@ def _of_policy(policy: Policy) -> Data:
     origin = policy.origin
     if origin is not None and origin.component == "recipe":
         parts: Parts = origin.arguments["parts"]
-        return {key: v for key, v in parts.data().items() if key not in SETTINGS}
+        beside = (*SETTINGS, *WATCHING)  # an optimizer has no regime
+        return {key: v for key, v in parts.data().items() if key not in beside}
     if origin is not None and origin.component == "after":
         made = _of_policy(origin.arguments["policy"])
         before = [_piece(t) for t in _operands(origin.arguments["transforms"])]

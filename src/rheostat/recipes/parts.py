@@ -8,13 +8,15 @@ their default. `path` is where the part stands in the document, and is no part o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 from rheostat.core.hyper import Argument, NonNegative, arguments_of
 from rheostat.core.registry import component
 from rheostat.core.schedule import Unit
 from rheostat.recipes.document import KeyPath
+from rheostat.regimes.grants import Terms
+from rheostat.regimes.safeguard import Care
 
 Data: TypeAlias = dict[str, Any]
 
@@ -26,7 +28,7 @@ LR = Argument("lr", NonNegative, 1e-3)
 class Piece:
     """A component and all its arguments, as data; `named` is the prefix of its names in a chain."""
 
-    kind: Literal["optimizer", "transform"]
+    kind: Literal["optimizer", "transform", "controller"]
     ref: str
     values: Mapping[str, Any] = field(hash=False)
     named: str = ""
@@ -159,13 +161,64 @@ def without(values: Mapping[str, Any], keys: Collection[str]) -> Data:
     return {key: value for key, value in values.items() if key not in keys}
 
 
+def standard(of: type) -> Data:
+    """The fields of a dataclass at their defaults, as data."""
+    return {
+        name: standard(cast("type", argument.annotation))
+        if is_dataclass(argument.annotation)
+        else as_data(argument.default)
+        for name, argument in arguments_of(of).items()
+    }
+
+
+def changed(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Data:
+    """What of some fields is not as usual."""
+    found: Data = {}
+    for name, value in values.items():
+        if value != usual[name]:
+            inner = isinstance(usual[name], dict) and usual[name]
+            found[name] = changed(value, usual[name]) if inner else copied(value)
+    return found
+
+
+@dataclass(frozen=True)
+class RegimePart:
+    """The controllers of a regime and the terms of its arbiter; or the run whose decisions are done
+    again (`replay`, a directory or an id), and then nothing else."""
+
+    controllers: tuple[Piece, ...]
+    terms: Mapping[str, Any] = field(default_factory=lambda: standard(Terms), hash=False)
+    dry_run: bool = False
+    replay: str | None = None
+
+    def data(self) -> Data:
+        """`{controllers: […], terms: {…}, dry_run: false}`, or `{replay: …}`."""
+        if self.replay is not None:
+            return {"replay": self.replay}
+        controllers = [piece.data() for piece in self.controllers]
+        return {"controllers": controllers, "terms": copied(self.terms), "dry_run": self.dry_run}
+
+    def essence(self) -> Data:
+        """The same without what is at its default."""
+        if self.replay is not None:
+            return {"replay": self.replay}
+        controllers = [piece.essence() for piece in self.controllers]
+        terms = changed(self.terms, standard(Terms))
+        return {
+            **({"controllers": controllers} if controllers else {}),
+            **({"terms": terms} if terms else {}),
+            **({"dry_run": True} if self.dry_run else {}),
+        }
+
+
 @dataclass(frozen=True)
 class Parts:
     """A whole recipe: what comes before every rule, the lines of the policy, the rule of the rest.
 
     `settings` are those of the loop (none, where another library's optimizer has a loop of its
     own), `horizon` is a number of `unit` (None: not known yet), and `silence` holds the codes of
-    checks that are not to be told of.
+    checks that are not to be told of. `regime` and `safeguards` (the fields of `Care`) are about
+    the run, not the optimizer.
     """
 
     rule: Rule
@@ -175,6 +228,8 @@ class Parts:
     horizon: int | None
     unit: Unit
     silence: tuple[str, ...]
+    regime: RegimePart | None = None
+    safeguards: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @property
     def steps(self) -> int | None:
@@ -200,6 +255,8 @@ class Parts:
             **({"policy": [line.data() for line in self.lines]} if self.lines else {}),
             **self.rule.data(),
             **self.settings,
+            **({"regime": self.regime.data()} if self.regime else {}),
+            **({} if self.safeguards is None else {"safeguards": copied(self.safeguards)}),
             **({"silence": list(self.silence)} if self.silence else {}),
             **self._horizon,
         }
@@ -212,5 +269,16 @@ class Parts:
             **({"policy": [line.essence() for line in self.lines]} if self.lines else {}),
             **self.rule.essence(),
             **said,
+            **self._watching,
             **self._horizon,
         }
+
+    @property
+    def _watching(self) -> Data:
+        """What of the regime and the safeguards says something; a regime of which nothing does is
+        none."""
+        regime = self.regime.essence() if self.regime else {}
+        made: Data = {"regime": regime} if regime else {}
+        if self.safeguards is not None:
+            made["safeguards"] = changed(self.safeguards, standard(Care))
+        return made

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rheostat.optimizers.loop import Optimizer
+    from rheostat.recipes.build import PlacedError
 
 PROVISIONAL = (10_000, 10_000_000)
 """Horizons to try, in place of one that is not known yet, for what does not depend on it."""
@@ -177,10 +178,17 @@ def _fitted(reader: Reader, parts: Parts) -> tuple[Parts, list[Problem]]:
         except PlacedError as error:
             # Where something is wrong already, defaults stand in its place, and this may be theirs.
             if not reader.waiting and not reader.problems:
-                return parts, [document.problem(error.path, str(error), code=error.code)]
+                return parts, [_placed(document, error)]
             continue
-        return parts, problems_of(parts, lines, document)
+        try:
+            return parts, problems_of(parts, lines, document)
+        except PlacedError as error:  # of a controller
+            return parts, [] if reader.problems else [_placed(document, error)]
     return parts, []
+
+
+def _placed(document: Document, error: PlacedError) -> Problem:
+    return document.problem(error.path, str(error), code=error.code)
 
 
 def _on_model(parts: Parts, document: Document, model: nn.Module) -> list[Problem]:
@@ -200,7 +208,7 @@ def _on_model(parts: Parts, document: Document, model: nn.Module) -> list[Proble
                 library_optimizer(parts, model, horizon)
         except PlacedError as error:
             if horizon == horizons[-1]:
-                return [document.problem(error.path, str(error), code=error.code)]
+                return [_placed(document, error)]
             continue
         return problems_on(parts, lines, document, model)
     raise AssertionError

@@ -24,14 +24,15 @@ from rheostat.recipes.grammar import (
     HORIZONS,
     LR_FACTOR,
     MIN_DIM,
-    MOST_LINES,
-    NAMED,
     OPTIONAL,
     PATTERN,
     SETTINGS,
 )
 from rheostat.recipes.parts import LR, as_data
+from rheostat.recipes.pieces import MOST, NAMED
 from rheostat.recipes.reader import STEPS
+from rheostat.recipes.regime_keys import WATCHING
+from rheostat.recipes.regime_schema import regime, safeguards
 from rheostat.recipes.schedule_data import combines, nesting
 
 Schema: TypeAlias = dict[str, Any]
@@ -62,6 +63,8 @@ MEANINGS = {
     "steps": "the updates of a run: the horizon of schedules that state none",
     "horizon": "the same with its unit, which every schedule of the recipe then counts",
     "silence": "codes of checks that are not to be told of",
+    "regime": "controllers, which change hyperparameters within bounds while training runs",
+    "safeguards": "states to go back to where training breaks, and when",
 }
 _SCHEDULE: Schema = {"$ref": "#/$defs/schedule"}
 _FOREIGN: Schema = {"type": "string", "pattern": "/"}
@@ -83,7 +86,13 @@ def recipe_schema() -> Schema:
 def definitions() -> Schema:
     """What recipes refer to; a study's schema has it too."""
     keys = {f"key_{name}": schema for name, schema in _keys().items()}
-    return {"schedule": _schedules(), "transform": _transforms(), "clip": _clips(), **keys}
+    return {
+        "schedule": _schedules(),
+        "transform": _listed("transform", {NAMED.name: described(NAMED)}),
+        "controller": _listed("controller", {}, as_it_is),
+        "clip": _clips(),
+        **keys,
+    }
 
 
 def part() -> Schema:
@@ -94,7 +103,7 @@ def part() -> Schema:
 def _keys() -> Schema:
     """The keys of a recipe that are no hyperparameters, each with what it holds."""
     transforms: Schema = {"type": "array", "items": {"$ref": "#/$defs/transform"}}
-    transforms["maxItems"] = MOST_LINES
+    transforms["maxItems"] = MOST
     settings = {name: described(argument) for name, argument in SETTINGS.items()}
     horizon = closed({unit: plain(argument) for unit, argument in HORIZONS.items()}, [])
     horizon |= {"minProperties": 1, "maxProperties": 1}
@@ -103,16 +112,19 @@ def _keys() -> Schema:
         "format": described(FORMAT),
         "before": told("before", transforms),
         "clip": told("clip", {"$ref": "#/$defs/clip"}),
-        "policy": told("policy", {"type": "array", "maxItems": MOST_LINES, "items": line}),
+        "policy": told("policy", {"type": "array", "maxItems": MOST, "items": line}),
         **settings,
         "steps": described(STEPS),
         "horizon": told("horizon", horizon),
         "silence": told("silence", {"type": "array", "items": {"enum": list(CODES)}}),
+        "regime": told("regime", regime()),
+        "safeguards": told("safeguards", safeguards()),
     }
 
 
 def _own() -> Schema:
     names = ["format", "before", "clip", "policy", *SETTINGS, "steps", "horizon", "silence"]
+    names += WATCHING
     return {name: {"$ref": f"#/$defs/key_{name}"} for name in names}
 
 
@@ -198,7 +210,7 @@ def by_name(
 
 
 def _rule_keys() -> Schema:
-    chain: Schema = {"type": "array", "minItems": 1, "maxItems": MOST_LINES}
+    chain: Schema = {"type": "array", "minItems": 1, "maxItems": MOST}
     chain["items"] = {"$ref": "#/$defs/transform"}
     names = [name for of in _present("optimizer") for name in names_of(of)["enum"]]
     return {
@@ -239,10 +251,11 @@ def _schedules() -> Schema:
     return by_name("schedule", {}, foreign=True, waiting=["steps"], shape=as_it_is)
 
 
-def _transforms() -> Schema:
-    named = {NAMED.name: described(NAMED)}
-    bare = [n for of in _present("transform") if not required(of) for n in names_of(of)["enum"]]
-    return {"if": {"type": "string"}, "then": {"enum": bare}, "else": by_name("transform", named)}
+def _listed(kind: str, keys: Schema, shape: Shape | None = None) -> Schema:
+    """An item of a list of components: a name alone, or a mapping, with these keys besides."""
+    bare = [n for of in _present(kind) if not required(of) for n in names_of(of)["enum"]]
+    named = by_name(kind, keys, shape=shape)
+    return {"if": {"type": "string"}, "then": {"enum": bare}, "else": named}
 
 
 def _clips() -> Schema:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import annotated_types as at
 
 from rheostat.core.controller import Decision, Grow, Limit, Move, Restart, RollBack, Scale
-from rheostat.core.errors import InputError
+from rheostat.core.hyper import Count, NonNegative, Steps, check_arguments
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.hands import Hands
 from rheostat.regimes.knobs import Bounds
@@ -26,7 +29,8 @@ class Terms:
         cooldown: from one change of a hyperparameter to the next, unless the next is of a higher
             priority. It doubles with each trial in a row that one controller fails on it.
         trial_from: a change as large as this is a trial.
-        history, window: losses from which a forecast is made, and that a trial takes.
+        history: losses from which a forecast is made.
+        window: losses that a trial takes.
         convinced: standard errors by which a trial's loss must lie below the forecast.
         harm: standard errors above it from which a failed trial is rolled back.
         budget: octaves of changes in all; a restart counts as one. Then the regime stands down.
@@ -38,31 +42,24 @@ class Terms:
     """
 
     bounds: Bounds = field(default_factory=Bounds)
-    deadband: float = 0.05
-    cooldown: int = 20
-    trial_from: float = 0.9
-    history: int = 96
-    window: int = 24
-    convinced: float = 1.0
-    harm: float = 6.0
-    budget: float = 48.0
-    growth: float = 64.0
-    rollbacks: int = 8
-    share_rate: float = 0.1
-    deaf: int = 200
-    skips: int = 20
+    deadband: NonNegative = 0.05
+    cooldown: Count = 20
+    trial_from: NonNegative = 0.9
+    history: Annotated[int, at.Ge(48), at.Le(100_000)] = 96
+    window: Annotated[int, at.Ge(8), at.Le(100_000)] = 24
+    convinced: NonNegative = 1.0
+    harm: NonNegative = 6.0
+    budget: NonNegative = 48.0
+    growth: Annotated[float, at.Ge(1)] = 64.0
+    rollbacks: Steps = 8
+    share_rate: Annotated[float, at.Gt(0), at.Le(1)] = 0.1
+    deaf: Count = 200
+    skips: Count = 20
 
     def __post_init__(self) -> None:
         """Raises InputError for a history too short to make a forecast from, and the like."""
-        least = {"history": 48, "window": 8, "cooldown": 1, "deaf": 1, "skips": 1, "growth": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise InputError(f"terms: {name}={getattr(self, name)}: should be {low} or more")
-        for name in ("deadband", "trial_from", "budget", "convinced", "harm"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"terms: {name}={getattr(self, name)}: should not be negative")
-        if not 0 < self.share_rate <= 1:
-            raise InputError(f"terms: share_rate={self.share_rate}: should be above 0, at most 1")
+        numbers = {name: value for name, value in vars(self).items() if name != "bounds"}
+        check_arguments(Terms, numbers, "terms", live=False)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from rheostat.core.errors import InputError
+import annotated_types as at
+
+from rheostat.core.hyper import Positive, check_arguments
 from rheostat.regimes.hands import Hands
 
 _NEAR = 1 / 64
@@ -21,35 +23,33 @@ _NOTHING = 1e-9
 """Octaves; what remains of a part that was taken back is rounding."""
 
 
+Floor = Annotated[float, at.Gt(0), at.Le(1)]
+Ceiling = Annotated[float, at.Ge(1)]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """How far factors go, and how fast.
 
     Attributes:
-        floor, ceiling: of every factor; `own` has others for single hyperparameters.
+        floor: of every factor.
+        ceiling: of every factor.
         rate: octaves that a factor moves in one update, at most.
         smoothing: part of the way to its goal that it takes in one update.
         ease: octaves an update by which a part is taken back where nobody is in a hurry.
+        own: other floors and ceilings, for single hyperparameters.
     """
 
-    floor: float = 1 / 64
-    ceiling: float = 64.0
-    rate: float = 0.5
-    smoothing: float = 0.5
-    ease: float = 1 / 64
-    own: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    floor: Floor = 1 / 64
+    ceiling: Ceiling = 64.0
+    rate: Positive = 0.5
+    smoothing: Annotated[float, at.Gt(0), at.Le(1)] = 0.5
+    ease: Positive = 1 / 64
+    own: Mapping[str, tuple[Floor, Ceiling]] = field(default_factory=dict[str, tuple[float, float]])
 
     def __post_init__(self) -> None:
         """Raises InputError for bounds that do not hold 1, and speeds that are none."""
-        for name, (low, high) in {"all": (self.floor, self.ceiling), **self.own}.items():
-            if not 0 < low <= 1 <= high < math.inf:
-                raise InputError(
-                    f"bounds of {name}: [{low:g}, {high:g}]: should be positive, and hold 1"
-                )
-        for name in ("rate", "smoothing", "ease"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf or (name == "smoothing" and value > 1):
-                raise InputError(f"bounds: {name}={value:g}: should be positive, smoothing ≤ 1")
+        check_arguments(Bounds, vars(self), "bounds", live=False)
 
     def clamp(self, hyperparameter: str, octaves: float) -> float:
         """The octaves nearest to these that are allowed."""

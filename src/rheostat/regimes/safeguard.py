@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import annotated_types as at
 
 from rheostat.core.controller import Now, RollBack, Scale
-from rheostat.core.errors import InputError
+from rheostat.core.hyper import Count, Positive, Steps, check_arguments
 from rheostat.regimes.account import Ease, LeaveOut
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.book import Book
@@ -48,24 +50,20 @@ class Care:
         bad_batches: what becomes of those that stand out again.
     """
 
-    every: int = 100
-    keep: int = 2
-    survive: int = 50
-    z: float = 8.0
-    persist: int = 10
-    streak: int = 5
-    backoff: float = 0.5
-    hold: int = 100
-    suspects: int = 3
+    every: Count = 100
+    keep: Annotated[int, at.Ge(1), at.Le(1000)] = 2
+    survive: Count = 50
+    z: Positive = 8.0
+    persist: Count = 10
+    streak: Count = 5
+    backoff: Annotated[float, at.Gt(0), at.Le(1)] = 0.5
+    hold: Count = 100
+    suspects: Steps = 3
     bad_batches: Literal["skip", "keep"] = "skip"
 
     def __post_init__(self) -> None:
         """Raises InputError for numbers that mean nothing."""
-        for name in ("every", "keep", "survive", "persist", "streak", "hold"):
-            if getattr(self, name) < 1:
-                raise InputError(f"safeguard: {name}={getattr(self, name)}: should be 1 or more")
-        if not 0 < self.backoff <= 1 or not self.z > 0:
-            raise InputError("safeguard: backoff should be above 0 and at most 1, z above 0")
+        check_arguments(Care, vars(self), "safeguards", live=False)
 
 
 class Safeguard:
