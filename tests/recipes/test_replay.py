@@ -172,7 +172,7 @@ def test_the_first_difference_is_named(loop: Loop) -> None:
     assert "other random numbers were drawn" in drawn
     assert "step 17" in said(at(17, nudge))
     replanned = said(at(15, loop.run.optimizer.plan.restart))
-    assert "step 15 differs from the record: lr" in replanned
+    assert "step 15 differs from the record, which has no such event: restart" in replanned
 
 
 def test_an_update_that_goes_elsewhere_is_named_with_its_tensor(loop: Loop) -> None:

@@ -112,7 +112,7 @@ class Anchor(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Stop(Request):
-    """Training should end; `run.step` says so, and whoever owns the loop decides."""
+    """Training should end; `run.stop_reason` says so, and whoever owns the loop decides."""
 
     kind = "stop"
 

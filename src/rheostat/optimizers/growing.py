@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.optimizers.items import Options
+from rheostat.optimizers.items import LOOPS_OWN, Options
 
 
 def grown(options: Options, groups: Sequence[dict[str, Any]], factor: float) -> Options:
@@ -31,9 +31,8 @@ def grown(options: Options, groups: Sequence[dict[str, Any]], factor: float) -> 
 
 
 def grow_state(options: Options, states: Mapping[Tensor, dict[str, Tensor]]) -> None:
-    """Give each parameter the buffer of the average, or take it away where there is none."""
+    """Give each parameter the loop's buffers under these options, in the order of a new state."""
     for param, state in states.items():
-        state.pop("accumulated", None)
+        had = {name: state.pop(name) for name in LOOPS_OWN if name in state}
         for name, buffer in options.buffers(param).items():
-            if name not in state:
-                state[name] = buffer.make(param)
+            state[name] = had[name] if name in had else buffer.make(param)

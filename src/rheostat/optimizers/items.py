@@ -21,6 +21,8 @@ from rheostat.optimizers.kernels import Kernel, fitting
 HALF = (torch.float16, torch.bfloat16)
 _ACCUMULATED = {"accumulated": Buffer()}
 _MASTER = {"master": Buffer("param", dtype=torch.float32)}
+LOOPS_OWN = (*_ACCUMULATED, *_MASTER)
+"""The buffers that the loop may have beside those of a rule."""
 
 
 @dataclass(frozen=True)

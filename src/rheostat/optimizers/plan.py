@@ -74,6 +74,8 @@ class Plan:
         self._learn = learn
         self.planned: list[Mapping[str, Any]] = []
         self.listener: Listener | None = None
+        self.begun: Callable[[Sequence[Restarted]], None] | None = None
+        """Told of each restart that somebody asked for, once it is made."""
         self._made: list[dict[str, Any]] = []
         self._changed: set[tuple[int, str]] = set()
         self._cycles = CycleCounts()
@@ -329,6 +331,8 @@ class Plan:
             norms = begin(policy, begun, self._rules[index], self._members(index))
             found.append(Restarted(index, hyperparameter, event, policy, norms))
             self._refresh(index, begun)
+        if self.begun is not None:
+            self.begun(found)
         return tuple(found)
 
     def following(self, index: int, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -354,7 +358,7 @@ class Plan:
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: who listens to this plan does not listen to its copy."""
-        return {**self.__dict__, "listener": None}
+        return {**self.__dict__, "listener": None, "begun": None}
 
     def _owners(self, hyperparameter: str, group: Groups) -> list[tuple[int, Schedule, int]]:
         """The groups that a change is about: index, schedule, and where it is."""

@@ -75,8 +75,8 @@ class LoadPlan:
         """Put the saved tensors, copied, into what `state_of` a parameter of a group gives."""
         for index, param, saved in self.state:
             state = state_of(param, index)
-            for of_the_loop in ("parked", "accumulated"):
-                state.pop(of_the_loop, None)
+            for gone in state.keys() - saved.keys():
+                del state[gone]
             for key, value in saved.items():
                 device = "cpu" if key == "step" else param.device
                 state[key] = laid_out(value.detach(), state.get(key, param)).to(device, copy=True)

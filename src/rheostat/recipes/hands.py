@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from torch import Tensor
 from rheostat.checkpoint.rng import rng_state, set_rng_state
 from rheostat.checkpoint.sampler import ResumableSampler
 from rheostat.core.errors import InputError
+from rheostat.core.schedule import StateAction
 from rheostat.optimizers.followed import Followed
-from rheostat.optimizers.restarting import Restarted
 from rheostat.recipes.bundle import Bundle, Progress
 from rheostat.recipes.recording import trained
 from rheostat.regimes.hands import Unable
@@ -32,12 +32,11 @@ class RunHands(Unable):
         bundle: what there is to change.
         loss_of: for a second look at a batch; None: no batch can be looked at again.
 
-    `progress` is the run's, and so is `begun`, which is told of restarts; the run gives both.
+    `progress` is the run's, which gives it at each step.
     """
 
     def __init__(self, bundle: Bundle, loss_of: LossOf | None) -> None:
         self.progress = Progress()
-        self.begun: Callable[[Sequence[Restarted]], None] = lambda _: None
         self.slots: dict[int, dict[str, Any]] = {}
         """By slot: weights, optimizer and changes of plan, of their own."""
         self.stop_reason: str | None = None
@@ -75,7 +74,7 @@ class RunHands(Unable):
 
     def restart(self, state: str | None) -> None:
         """As `Run.restart`."""
-        self.begun(self._bundle.optimizer.plan.restart(state))  # type: ignore[arg-type]  # looked at there
+        self._bundle.optimizer.plan.restart(cast("StateAction | None", state))  # looked at there
 
     def grow(self, factor: float) -> None:
         """By accumulation: so many times more gradients are averaged for an update."""
@@ -124,14 +123,17 @@ class RunHands(Unable):
             with torch.enable_grad():
                 loss = self._loss_of(position)
                 found = torch.autograd.grad(
-                    loss, [param for param in params if param.requires_grad], allow_unused=True
+                    loss,
+                    [param for param in params if param.requires_grad],
+                    allow_unused=True,
+                    materialize_grads=True,
                 )
         finally:
             set_rng_state(*generators)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-        return loss.item(), total_norm([grad for grad in found if grad is not None])
+        return loss.item(), total_norm(found)
 
     def leave_out(self, position: int) -> None:
         """Its samples, from the next epoch on: of a sampler of ours."""

@@ -63,7 +63,7 @@ class Planned:
     ) -> None:
         """Begin the schedule again with the next update; see `Plan.restart`."""
         self._check_open("restart")
-        self._begin(self._loop.plan.restart(state, factor, hyperparameter, group=group))
+        self._loop.plan.restart(state, factor, hyperparameter, group=group)
 
     def _replanned(
         self, operation: str, arguments: Mapping[str, Any], changes: Sequence[Replanned]
@@ -78,7 +78,7 @@ class Planned:
             self._recorder.replanned(self._progress.batches, operation, changes)
         self._progress.changes.append(noted(self._loop, operation, arguments))
 
-    def _begin(self, restarts: tuple[Restarted, ...]) -> None:
+    def _begin(self, restarts: Sequence[Restarted]) -> None:
         """Keep restarts for the record until the update that they begin with."""
         if self._recorder is not None:
             self._progress.begun += [account(begun) for begun in restarts]

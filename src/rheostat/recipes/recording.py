@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
+from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Replanned
@@ -45,9 +46,12 @@ class Recorder:
         self._optimizer = optimizer
 
     def before(self) -> dict[str, float]:
-        """The hyperparameters that the coming update runs with: lr, and whatever is scheduled."""
+        """The hyperparameters that the coming update runs with: lr, and whatever is scheduled, both
+        under the factors of a regime."""
         group = self._optimizer.param_groups[0]
-        return {name: _number(group[name]) for name in ("lr", *self._optimizer.scheduled(0))}
+        planned = {name: group[name] for name in ("lr", *self._optimizer.scheduled(0))}
+        bent = under_factors(planned, group["factors"]) if group["factors"] else planned
+        return {name: _number(value) for name, value in bent.items()}
 
     def step(
         self,

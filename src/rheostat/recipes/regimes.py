@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rheostat.core.controller import Controller
@@ -48,4 +49,5 @@ def _made(piece: Piece) -> Controller:
 def terms_of(terms: Mapping[str, Any]) -> Terms:
     """The terms that a recipe writes out."""
     own = arguments_of(Bounds)["own"].check(terms["bounds"]["own"])[0]
-    return Terms(**{**terms, "bounds": Bounds(**{**terms["bounds"], "own": own})})
+    bounds = Bounds(**{**terms["bounds"], "own": own})
+    return replace(Terms(bounds), **{k: value for k, value in terms.items() if k != "bounds"})

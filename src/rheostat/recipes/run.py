@@ -56,9 +56,7 @@ class Run(Planned):
         self._left: int = self._updates  # by our last step: more of them are somebody else's
         self._replaying = False
         self._closed = False
-        self._loop.plan.listener = self._replanned
-        if oversight is not None:
-            oversight.hands.begun = self._begin
+        self._loop.plan.listener, self._loop.plan.begun = self._replanned, self._begin
 
     @property
     def batches(self) -> int:
@@ -313,7 +311,7 @@ class Run(Planned):
 
     def _close(self, well: bool) -> None:
         self._closed = True
-        self._loop.plan.listener = None
+        self._loop.plan.listener = self._loop.plan.begun = None
         try:
             if self._saver is not None:
                 self._saver.close(well)

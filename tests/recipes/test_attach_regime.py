@@ -1,0 +1,485 @@
+"""A run with a regime: what it sees, what it changes, what is recorded, saved and replayed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheostat as rs
+from rheostat.checkpoint.compare import differences
+from rheostat.checkpoint.generations import FOLDER
+from rheostat.checkpoint.load import newest
+from rheostat.checkpoint.sampler import ResumableSampler
+from rheostat.core.controller import (
+    Anchor,
+    Controller,
+    Decision,
+    Grow,
+    Limit,
+    Move,
+    Now,
+    Restart,
+    Scale,
+    Stop,
+)
+from rheostat.core.errors import InputError
+from rheostat.core.registry import register
+from rheostat.core.signal import Memory
+from rheostat.recipes.decisions import decisions
+from rheostat.recipes.run import Run
+from rheostat.record.run import RunRecord
+
+KINDS = {
+    "lr": Scale(hyperparameter="lr", factor=0.5, reason="half"),
+    "momentum": Scale(hyperparameter="momentum", factor=2.0, reason="forget twice as fast"),
+    "share": Move(hyperparameter="weight_decay", to=0.25, over=5, reason="move"),
+    "owned": Move(hyperparameter="lr", to=0.5, over=8, reason="move"),
+    "limit": Limit(norm=1e-6, reason="skip all"),
+    "restart": Restart(state="reset", reason="again"),
+    "grow": Grow(factor=2.0, reason="less noise"),
+    "anchor": Anchor(reason="hold"),
+    "stop": Stop(reason="it is enough"),
+}
+
+
+@register("controller", "asks_once", version=1)
+def asks_once(kind: str, at: int) -> Controller:
+    """Asks for one decision after one step.
+
+    kind: which, of `KINDS`.
+    at: after so many steps that it saw.
+    """
+
+    def decide(now: Now, memory: Memory) -> Decision | None:
+        memory["seen"] = memory.get("seen", 0) + 1
+        return KINDS[kind] if memory["seen"] == at else None
+
+    acts_on = {"lr": "lr", "owned": "lr", "momentum": "momentum", "share": "weight_decay"}
+    return Controller(
+        decide,
+        acts_on=(acts_on[kind],) if kind in acts_on else (),
+        memory={"seen": 0},
+        priority=100,  # a brake, which is not put on trial
+    )
+
+
+class Crash(Exception):  # noqa: N818 - not an error: how a run is stopped
+    """The end of a run that is to be resumed."""
+
+
+STEPS = 260
+CARE = {"every": 20, "survive": 10, "hold": 30, "streak": 3}
+EVENTFUL: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "lr": {"schedule": "cosine", "peak": 3e-3, "warmup": 20},
+    "clip": {"global_norm": 5.0},
+    "regime": ["spike_guard", {"controller": "plateau", "patience": 20}, "adaptive_clipping"],
+    "safeguards": CARE,
+}
+
+
+def once(kind: str, at: int = 5, **recipe: Any) -> dict[str, Any]:
+    """A recipe whose regime asks for one thing."""
+    regime = [{"controller": "asks_once", "kind": kind, "at": at}]
+    return {"optimizer": "adamw", "lr": 1e-2, "regime": regime, **recipe}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 1))
+
+
+def train(
+    recipe: Mapping[str, Any],
+    directory: Path | None = None,
+    *,
+    steps: int = STEPS,
+    crash: int | None = None,
+    poison: range = range(150, 154),
+    spike: range = range(90, 96),
+    model: nn.Module | None = None,
+    **options: Any,
+) -> Run:
+    """Train a small network to its end, or to a crash two batches after a save. The batches of
+    `poison` have no finite loss, those of `spike` are very large."""
+    model = model or network()
+    kept: dict[str, Any] = {} if directory is None else {"resume": "auto", "save_every": 10**6}
+    run = rs.attach(recipe, model, steps=STEPS, directory=directory, **kept, **options)
+    with run:
+        while run.batches < steps:
+            number = run.batches
+            generator = torch.Generator().manual_seed(number)
+            x = torch.randn(32, 8, generator=generator) * (1e3 if number in spike else 1)
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            loss = loss * (math.nan if number in poison else 1.0)
+            loss.backward()
+            run.step(loss, batch=x, consumed={"samples": 32})
+            run.optimizer.zero_grad()
+            if crash is not None and run.batches == crash:
+                run.save(wait=True)
+            if crash is not None and run.batches == crash + 2:
+                raise Crash
+        if directory is not None:
+            run.save(wait=True)
+            run.finish({"loss": 0.0})
+    return run
+
+
+def told(directory: Path) -> list[tuple[str, str, int]]:
+    """Who did what in which batch, once each."""
+    found: dict[int, tuple[str, str, int]] = {}
+    for event in RunRecord.read(directory).events:
+        if event.kind == "decision" and event.fields["verdict"] != "refused":
+            said = event.fields["done"] or event.fields["asked"] or {"kind": "note"}
+            place = (event.fields["who"], said["kind"], event.fields["step"])
+            found.setdefault(event.fields["number"], place)
+    return [*found.values()]
+
+
+def same(one: Path, other: Path) -> None:
+    """Bit for bit the same run."""
+    first, second = newest(one / FOLDER), newest(other / FOLDER)
+    assert first is not None
+    assert second is not None
+    assert differences(first, second) == []
+    assert RunRecord.read(one).content_hash == RunRecord.read(other).content_hash
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+def test_a_run_is_rolled_back_and_the_undone_stretch_stays_visible(tmp_path: Path) -> None:
+    train(EVENTFUL, tmp_path)
+    record = RunRecord.read(tmp_path)
+    assert ("safeguard", "roll_back", 152) in told(tmp_path)
+    assert record.steps.tolist() == list(range(STEPS))
+    segment, update = record.series["segment"], record.series["update"]
+    assert segment[:153].tolist() == [0.0] * 153
+    assert segment[153:].tolist() == [1.0] * (STEPS - 153)
+    assert update[152] > update[153], "the count of updates went back"
+    pairs = [*zip(segment.tolist(), update.tolist(), strict=True)]
+    stretch = [pair for pair in pairs if pair[0] == 0 and pair[1] > update[153]]
+    assert stretch, "the undone updates are there, under their own segment"
+
+
+def test_the_recorded_rate_is_what_the_update_ran_with(tmp_path: Path) -> None:
+    train(once("lr", lr=1e-2), tmp_path, steps=40, poison=range(0), spike=range(0))
+    rate = RunRecord.read(tmp_path).series["lr"]
+    assert rate[:5].tolist() == [1e-2] * 5
+    assert rate[-1] == pytest.approx(5e-3, rel=1e-12)
+
+
+def test_interrupted_at_any_moment_the_regime_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    train(EVENTFUL, tmp_path / "whole")
+    for stop in (3, 94, 151, 153, 200):
+        stopped = tmp_path / str(stop)
+        with pytest.raises(Crash):
+            train(EVENTFUL, stopped, crash=stop)
+        train(EVENTFUL, stopped)
+        same(tmp_path / "whole", stopped)
+
+
+def test_a_dry_run_changes_nothing_and_says_what_it_would(tmp_path: Path) -> None:
+    calm = range(0)
+    plain = {key: value for key, value in EVENTFUL.items() if key not in ("regime", "safeguards")}
+    dry = {**EVENTFUL, "regime": {"controllers": EVENTFUL["regime"], "dry_run": True}}
+    train(plain, tmp_path / "plain", poison=calm)
+    train(dry, tmp_path / "dry", poison=calm)
+    one, other = (RunRecord.read(tmp_path / name) for name in ("plain", "dry"))
+    assert one.fingerprint == other.fingerprint
+    assert any(account.dry and account.done for account in decisions(other))
+
+
+def test_another_run_makes_the_same_decisions_to_the_same_bits(tmp_path: Path) -> None:
+    train(EVENTFUL, tmp_path / "first")
+    again = {
+        **{key: value for key, value in EVENTFUL.items() if key != "safeguards"},
+        "regime": {"replay": str(tmp_path / "first")},
+    }
+    train(again, tmp_path / "again")
+    one, other = (RunRecord.read(tmp_path / name) for name in ("first", "again"))
+    assert len(told(tmp_path / "first")) > 2
+    assert one.fingerprint == other.fingerprint
+    assert one.weights == other.weights
+    assert [account.done for account in decisions(other)] == [
+        account.done for account in decisions(one) if account.done and account.outcome is None
+    ]
+
+
+def test_a_replay_of_what_had_no_regime_is_refused(tmp_path: Path) -> None:
+    train({"optimizer": "sgd", "lr": 0.1}, tmp_path, steps=2)
+    with pytest.raises(InputError, match=r"had no regime"):
+        train({"optimizer": "sgd", "lr": 0.1, "regime": {"replay": str(tmp_path)}}, steps=2)
+
+
+def test_run_replay_repeats_decisions_too(tmp_path: Path) -> None:
+    model = network()
+    options: dict[str, Any] = {"resume": "auto", "save_every": 100, "keep": 5}
+    with rs.attach(EVENTFUL, model, steps=STEPS, directory=tmp_path, **options) as run:
+
+        def step(number: int) -> None:
+            x = torch.randn(32, 8, generator=torch.Generator().manual_seed(number))
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            (loss * (math.nan if 150 <= number < 154 else 1.0)).backward()
+            run.step(loss * (math.nan if 150 <= number < 154 else 1.0), batch=x)
+            run.optimizer.zero_grad()
+
+        while run.batches < 200:
+            step(run.batches)
+        assert run.signals["gradient_norm"] > 0
+        for number in run.replay(run.batches - 100):
+            step(number)
+        assert run.batches == 200
+
+
+# -- each hand -------------------------------------------------------------------------------------
+
+
+def verdicts(directory: Path) -> list[tuple[str, str]]:
+    """What became of each decision, and why."""
+    return [(one.verdict, one.reason) for one in decisions(RunRecord.read(directory))]
+
+
+def quiet(recipe: Mapping[str, Any], directory: Path, steps: int = 30, **options: Any) -> Run:
+    """A run without poison."""
+    return train(recipe, directory, steps=steps, poison=range(0), spike=range(0), **options)
+
+
+def test_momentum_stands_for_the_first_beta(tmp_path: Path) -> None:
+    run = quiet(once("momentum"), tmp_path)
+    (group,) = run.optimizer.param_groups
+    assert group["betas"] == (0.9, 0.999), "the group shows the plan"
+    assert group["factors"]["momentum"] == pytest.approx(2.0)
+
+
+def test_a_share_moves_and_a_scheduled_one_does_not(tmp_path: Path) -> None:
+    run = quiet(once("share", weight_decay=0.05), tmp_path / "free")
+    assert run.optimizer.param_groups[0]["weight_decay"] == 0.25
+    recipe = once("owned", lr={"schedule": "cosine", "peak": 1e-2})
+    with pytest.raises(InputError, match=r"a schedule owns lr"):
+        quiet(recipe, tmp_path / "owned")
+
+
+def test_a_limit_skips_and_is_lifted_again(tmp_path: Path) -> None:
+    quiet(once("limit"), tmp_path, steps=60)
+    events = RunRecord.read(tmp_path).events
+    skipped = [event.fields["step"] for event in events if event.kind == "skipped"]
+    assert skipped == list(range(5, 5 + len(skipped)))
+    assert 0 < len(skipped) <= 21, "terms.skips"
+
+
+def test_a_restart_begins_the_schedule_again_and_is_recorded(tmp_path: Path) -> None:
+    lr = {"schedule": "cosine", "peak": 1e-2}
+    quiet(once("restart", at=10, lr=lr), tmp_path)
+    record = RunRecord.read(tmp_path)
+    assert record.series["lr"][10] == record.series["lr"][0]
+    (event,) = [event for event in record.events if event.kind == "restart"]
+    assert event.fields["step"] == 10
+    quiet(once("restart", at=10), tmp_path / "constant")
+    assert verdicts(tmp_path / "constant")[0][0] == "refused"
+
+
+def test_the_batch_grows_by_accumulation_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
+    recipe = once("grow", at=10, safeguards=True)
+    whole = quiet(recipe, tmp_path / "whole", steps=41)
+    assert whole.optimizer.options.averaged == 2
+    assert whole.optimizer.param_groups[0]["updates"] == 10 + 15
+    with pytest.raises(Crash):
+        quiet(recipe, tmp_path / "stopped", crash=21)
+    quiet(recipe, tmp_path / "stopped", steps=41)
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_an_anchor_is_taken_where_something_pulls(tmp_path: Path) -> None:
+    chain = {"chain": ["scale_by_adam", "pull_towards"], "lr": 1e-2}
+    recipe = {key: value for key, value in once("anchor").items() if key != "optimizer"}
+    run = quiet({**recipe, **chain}, tmp_path / "pulled", steps=5)
+    for param in run.optimizer.param_groups[0]["params"]:
+        assert torch.equal(run.optimizer.state[param]["reference"], param)
+    quiet(once("anchor"), tmp_path / "free")
+    assert verdicts(tmp_path / "free") == [
+        ("refused", "no rule here pulls towards a reference; asked: hold")
+    ]
+
+
+def test_a_wish_to_stop_is_said_and_the_loop_decides(tmp_path: Path) -> None:
+    run = quiet(once("stop"), tmp_path, steps=8)
+    assert run.stop_reason == "it is enough"
+    assert run.batches == 8
+
+
+# -- bad batches -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [True, False], ids=["data", "luck"])
+def test_a_batch_that_stands_out_is_looked_at_again(tmp_path: Path, bad: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(64, 4, generator=generator)
+    data[7] = math.nan if bad else data[7]
+    sampler = ResumableSampler(64, 8, seed=0)
+
+    def loss_of(number: int) -> Tensor:
+        epoch, place = divmod(number, 8)
+        x = data[sampler.indices(epoch)[place * 8 : place * 8 + 8]]
+        return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+    recipe = {"optimizer": "adamw", "lr": 1e-3, "safeguards": {**CARE, "streak": 1}}
+    run = rs.attach(recipe, model, directory=tmp_path, sampler=sampler, loss_of=loss_of, extra={})
+    left: list[bool] = []
+    with run:
+        for indices in itertools.islice(epochs(sampler), 200):
+            loss = loss_of(run.batches)
+            unlucky = not bad and run.batches == 60
+            (loss * (math.nan if unlucky else 1)).backward()
+            run.step(loss * (math.nan if unlucky else 1))
+            run.optimizer.zero_grad()
+            left.append(7 in indices)
+    said = [reason for _, reason in verdicts(tmp_path) if "with the good weights" in reason]
+    assert said, verdicts(tmp_path)
+    assert all(("the data" in one) == bad for one in said)
+    if bad:
+        assert not any(left[-40:]), "its samples come no more"
+    else:
+        assert any(left[-40:])
+
+
+def grads_of(model: nn.Module) -> list[Tensor]:
+    """Copies of the gradients."""
+    return [cast("Tensor", param.grad).clone() for param in model.parameters()]
+
+
+def epochs(sampler: ResumableSampler) -> Iterator[list[int]]:
+    """Batches, epoch after epoch."""
+    while True:
+        yield from sampler
+
+
+# -- what it sees ----------------------------------------------------------------------------------
+
+
+def test_signals_without_a_regime_are_measured_and_recorded(tmp_path: Path) -> None:
+    names = ("gradient_norm", "update_ratio", "loss_slope")
+    recipe = {"optimizer": "adamw", "lr": 1e-2}
+    run = quiet(recipe, tmp_path / "seen", signals=names)
+    plain = quiet(recipe, tmp_path / "plain")
+    assert set(run.signals) == set(names)
+    seen, alone = (RunRecord.read(tmp_path / name) for name in ("seen", "plain"))
+    assert seen.series["gradient_norm"] == pytest.approx(seen.series["grad_norm"], rel=1e-6)
+    assert seen.fingerprint == alone.fingerprint
+    assert plain.signals == {}
+    assert "segment" not in seen.series
+
+
+def test_with_a_closure_the_gradients_of_its_first_evaluation_are_seen(tmp_path: Path) -> None:
+    model = network()
+    run = rs.attach({"optimizer": "adamw", "lr": 0.01}, model, signals=["gradient_norm"])
+    x = torch.randn(16, 8)
+
+    def closure() -> Tensor:
+        run.optimizer.zero_grad()
+        loss = (model.eval()(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        return loss
+
+    closure()
+    expected = torch.nn.utils.get_total_norm(grads_of(model))
+    run.step(closure=closure)
+    assert run.signals["gradient_norm"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_of_an_accumulation_the_average_is_seen_and_its_noise(tmp_path: Path) -> None:
+    model = nn.Linear(4, 1)
+    recipe = {"optimizer": "adamw", "lr": 0.0, "accumulate": 4}
+    signals = ["gradient_norm", "gradient_sample_variance"]
+    run = rs.attach(recipe, model, directory=tmp_path, signals=signals)
+    grads: list[Tensor] = []
+    for number in range(4):
+        x = torch.randn(5, 4, generator=torch.Generator().manual_seed(number)).double().float()
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        run.optimizer.zero_grad()
+        loss.backward()
+        grads.append(torch.cat([grad.reshape(-1) for grad in grads_of(model)]).double())
+        held = [p.grad for p in model.parameters()]
+        run.step(loss, consumed={"samples": 5})
+        assert all(p.grad is grad for p, grad in zip(model.parameters(), held, strict=True))
+    run.close()
+    mean = torch.stack(grads).mean(0)
+    small = torch.stack([grad.square().sum() for grad in grads]).mean()
+    variance = (small - mean.square().sum()) / (1 / 5 - 1 / 20)
+    assert run.signals["gradient_norm"] == pytest.approx(float(mean.square().sum().sqrt()), rel=1e-5)
+    assert run.signals["gradient_sample_variance"] == pytest.approx(float(variance), rel=1e-4)
+    seen = RunRecord.read(tmp_path).series["gradient_norm"]
+    assert [math.isnan(value) for value in seen] == [True, True, True, False]
+
+
+def test_a_scaler_shows_unscaled_gradients(tmp_path: Path) -> None:
+    model = network().eval()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    run = rs.attach({"optimizer": "adamw", "lr": 0.01}, model, signals=["gradient_norm"])
+    x = torch.randn(16, 8)
+    loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+    grads = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    cast("Tensor", scaler.scale(loss)).backward()
+    run.step(loss, scaler=scaler)
+    expected = torch.nn.utils.get_total_norm(grads).item()
+    assert run.signals["gradient_norm"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_the_loop_reports_counts_for_the_coming_step_even_after_a_save(tmp_path: Path) -> None:
+    def begin() -> tuple[nn.Module, Run]:
+        model = network()
+        options: dict[str, Any] = {"resume": "auto", "save_every": 100}
+        recipe = {"optimizer": "adamw", "lr": 0.01}
+        signals = ["validation_improvement", "loss_fast", "validation_plateau"]
+        return model, rs.attach(recipe, model, directory=tmp_path, signals=signals, **options)
+
+    def step(model: nn.Module, run: Run) -> None:
+        loss = model(torch.ones(2, 8)).square().mean()
+        loss.backward()
+        run.step(loss)
+        run.optimizer.zero_grad()
+
+    model, run = begin()
+    for value in (1.0, 0.8, 0.9):
+        run.report(validation=value)
+        step(model, run)
+    run.report(validation=0.5)
+    run.save(wait=True)
+    run.close()
+    model, run = begin()
+    step(model, run)
+    run.close()
+    assert run.signals["validation_plateau"] == 0
+
+
+def test_another_library_follows_factors_and_says_what_it_cannot(tmp_path: Path) -> None:
+    recipe = {**once("lr"), "optimizer": "torch/AdamW"}
+    run = quiet(recipe, tmp_path / "scaled")
+    assert run.optimizer.param_groups[0]["lr"] == 1e-2
+    lr = RunRecord.read(tmp_path / "scaled").series["lr"]
+    assert lr[-1] == pytest.approx(5e-3, rel=1e-12)
+    for kind in ("limit", "grow"):
+        quiet({**once(kind), "optimizer": "torch/AdamW"}, tmp_path / kind)
+        assert verdicts(tmp_path / kind)[0][0] == "refused"
+
+
+def test_names_of_the_runs_own_are_refused_for_extra() -> None:
+    model = network()
+    with pytest.raises(InputError, match=r"extra: the name 'regime' is the run's own"):
+        rs.attach({"optimizer": "sgd"}, model, extra={"regime": ResumableSampler(4, 2)})
+
+
+def test_accounts_are_strict_json(tmp_path: Path) -> None:
+    train(EVENTFUL, tmp_path)
+    for event in RunRecord.read(tmp_path).events:
+        json.dumps(event.fields, allow_nan=False)
+    assert decisions(RunRecord.read(tmp_path))
