@@ -415,7 +415,8 @@ def test_of_an_accumulation_the_average_is_seen_and_its_noise(tmp_path: Path) ->
     mean = torch.stack(grads).mean(0)
     small = torch.stack([grad.square().sum() for grad in grads]).mean()
     variance = (small - mean.square().sum()) / (1 / 5 - 1 / 20)
-    assert run.signals["gradient_norm"] == pytest.approx(float(mean.square().sum().sqrt()), rel=1e-5)
+    norm = float(mean.square().sum().sqrt())
+    assert run.signals["gradient_norm"] == pytest.approx(norm, rel=1e-5)
     assert run.signals["gradient_sample_variance"] == pytest.approx(float(variance), rel=1e-4)
     seen = RunRecord.read(tmp_path).series["gradient_norm"]
     assert [math.isnan(value) for value in seen] == [True, True, True, False]
