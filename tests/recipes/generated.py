@@ -10,7 +10,7 @@ from typing import Any
 from rheostat.core.component import Component
 from rheostat.core.hyper import Argument, arguments_of
 from rheostat.core.registry import components
-from rheostat.recipes.schedule_data import nesting
+from rheostat.recipes.schedule_data import nesting, takes_chain
 
 NUMBERS = [0.5, 0.25, 0.75, 1, 2, 3, 0.0, 0.125, -0.5, 10, 1e-3]
 WORDS = ["quintic", "bfloat16", "float32", "original", "adam", "sgd", "loss", "update_norm"]
@@ -18,6 +18,8 @@ JUNK: list[Any] = [None, True, False, "fast", "", "0.1", "cosine", -1, -0.5, 0, 
 JUNK += [[], {}, ["plateau"], {"controllers": ["early_stop"]}, {"keep": 3}]
 JUNK += [[0.5], [0.9, 0.99], [0.9, "x"], [1, 2, 3], {"schedule": "cosine"}, [None], {"peak": 0.1}]
 JUNK += [{"schedule": "constant", "peak": 0.5}, {"schedule": "nothing"}, [[]], {"global_norm": 1}]
+RULES: list[Any] = ["scale_by_adam", {"transform": "trace", "momentum": 0.5, "named": "t"}]
+RULES += [{"transform": "scale_by_adam", "b2": {"schedule": "constant", "peak": 0.5}, "named": "a"}]
 UNITS = ["updates", "updates", "samples", "tokens", "epochs"]
 KEYS = [
     "regime",
@@ -182,7 +184,9 @@ def _arguments(
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, argument in arguments_of(of.factory).items():
-        if argument.required or rng.random() < 0.3:
+        if takes_chain(argument.annotation):
+            made[name] = rng.sample(RULES, rng.randint(1, 2))
+        elif argument.required or rng.random() < 0.3:
             value = number(rng, argument) if argument.scalar else _plain(rng, argument)
             if value is not None:
                 made[name] = value

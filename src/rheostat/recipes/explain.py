@@ -220,8 +220,9 @@ def _argument(value: Any) -> str:
     """An argument as the recipe has it; a schedule by its name, for its curve is shown."""
     if isinstance(value, list):
         return f"[{', '.join(map(_argument, cast('list[Any]', value)))}]"
-    if isinstance(value, dict) and "schedule" in value:
-        return str(cast("dict[str, Any]", value)["schedule"])
+    for kind in ("schedule", "transform"):
+        if isinstance(value, dict) and kind in value:
+            return str(cast("dict[str, Any]", value)[kind])
     return spelt(cast("object", value))
 
 

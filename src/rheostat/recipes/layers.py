@@ -23,10 +23,10 @@ from rheostat.recipes.formats import open_document, read_file, read_text
 DEEPEST_BASE = 8
 """Files from a recipe to its last base."""
 ENDINGS = (".yaml", ".yml", ".toml", ".json")
-NAMING = ("schedule", "transform", "optimizer", "controller", "replay")
+NAMING = ("schedule", "transform", "optimizer", "controller")
 """Keys whose value says what the other keys of a mapping are arguments of."""
 LISTS = {
-    **dict.fromkeys(("chain", "before"), "transform"),
+    **dict.fromkeys(("chain", "before", "first", "second"), "transform"),
     **dict.fromkeys(("regime", "controllers"), "controller"),
 }
 """Keys of lists whose items may be names alone, and what is named there."""
@@ -118,7 +118,9 @@ def _merged(lower: Document, upper: Document) -> Document:
             return above
         given = cast("dict[str, Any]", above)
         known = cast("dict[str, Any]", below) if isinstance(below, dict) else {}
-        if path and any(_name(known.get(k)) != _name(given[k]) for k in NAMING if k in given):
+        if path and any(
+            _name(known.get(k)) != _name(given[k]) for k in (*NAMING, "replay") if k in given
+        ):
             known = {}
         made = {key: value for key, value in known.items() if key not in given}
         for key, value in given.items():

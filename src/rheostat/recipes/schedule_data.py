@@ -1,4 +1,4 @@
-"""Schedules as data: what is one inside another, and the objects that they stand for."""
+"""Arguments as data, and the objects that they stand for: schedules, and chains of transforms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.core.schedule import Schedule
+from rheostat.core.transform import Transform, chain, named
 from rheostat.recipes.document import KeyPath
 
 
@@ -32,13 +33,19 @@ def nesting(annotation: Any) -> Literal["one", "many"] | None:
     return None
 
 
+def takes_chain(annotation: Any) -> bool:
+    """Whether an argument is a rule: in a recipe a list of transforms."""
+    return annotation is Transform
+
+
 def combines(of: Component) -> bool:
     """Whether a schedule is made of others: then its `steps` are its own, and not the horizon."""
     return any(nesting(each.annotation) for each in arguments_of(of.factory).values())
 
 
 def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -> dict[str, Any]:
-    """Read arguments as the factory takes them: mappings that describe schedules are Schedules.
+    """Read arguments as the factory takes them: mappings that describe schedules are Schedules, and
+    lists of transforms the chains of them.
 
     `horizon` stands in where a schedule still waits for that of the run.
 
@@ -46,12 +53,22 @@ def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -
         InputError: a schedule that waits for its horizon.
     """
     known = arguments_of(of.factory)
-    return {
-        name: _live(name, value, horizon)
-        if known[name].number or nesting(known[name].annotation)
-        else value
-        for name, value in values.items()
-    }
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if takes_chain(known[name].annotation):
+            made[name] = chain(*(_transform(part, horizon) for part in value))
+        elif known[name].number or nesting(known[name].annotation):
+            made[name] = _live(name, value, horizon)
+        else:
+            made[name] = value
+    return made
+
+
+def _transform(value: Mapping[str, Any], horizon: int | None) -> Transform:
+    of = component(value["transform"], "transform")
+    values = {key: part for key, part in value.items() if key not in ("transform", "named")}
+    made: Transform = of.factory(**live(of, values, horizon))
+    return named(value["named"], made) if "named" in value else made
 
 
 def _live(name: str, value: Any, horizon: int | None) -> Any:
