@@ -109,7 +109,7 @@ def test_its_canonical_form_and_hash() -> None:
             "trace",
             (
                 "3:5: chain[1]: trace declares the buffer 'momentum_buffer', which a piece before "
-                "it declares already; give one of them a name of its own: named: inner (RH008)"
+                "it declares already; give one of them a name of its own: named: inner"
             ),
         ),
     ],

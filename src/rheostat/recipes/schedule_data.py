@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rheostat.core.component import Component
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.core.schedule import Schedule
-from rheostat.core.transform import Transform, chain, named
 from rheostat.recipes.document import KeyPath
+
+if TYPE_CHECKING:
+    from rheostat.core.transform import Transform
 
 
 @cache
@@ -35,7 +38,9 @@ def nesting(annotation: Any) -> Literal["one", "many"] | None:
 
 def takes_chain(annotation: Any) -> bool:
     """Whether an argument is a rule: in a recipe a list of transforms."""
-    return annotation is Transform
+    # Schedules are read where torch is not loaded; then no annotation is that of a transform.
+    loaded = sys.modules.get("rheostat.core.transform")
+    return loaded is not None and annotation is loaded.Transform
 
 
 def combines(of: Component) -> bool:
@@ -56,7 +61,7 @@ def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -
     made: dict[str, Any] = {}
     for name, value in values.items():
         if takes_chain(known[name].annotation):
-            made[name] = chain(*(_transform(part, horizon) for part in value))
+            made[name] = _chain(value, horizon)
         elif known[name].number or nesting(known[name].annotation):
             made[name] = _live(name, value, horizon)
         else:
@@ -64,11 +69,16 @@ def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -
     return made
 
 
-def _transform(value: Mapping[str, Any], horizon: int | None) -> Transform:
-    of = component(value["transform"], "transform")
-    values = {key: part for key, part in value.items() if key not in ("transform", "named")}
-    made: Transform = of.factory(**live(of, values, horizon))
-    return named(value["named"], made) if "named" in value else made
+def _chain(pieces: Sequence[Mapping[str, Any]], horizon: int | None) -> Transform:
+    from rheostat.core.transform import chain, named
+
+    found: list[Transform] = []
+    for piece in pieces:
+        of = component(piece["transform"], "transform")
+        values = {key: part for key, part in piece.items() if key not in ("transform", "named")}
+        made: Transform = of.factory(**live(of, values, horizon))
+        found.append(named(piece["named"], made) if "named" in piece else made)
+    return chain(*found)
 
 
 def _live(name: str, value: Any, horizon: int | None) -> Any:
