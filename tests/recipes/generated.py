@@ -10,16 +10,34 @@ from typing import Any
 from rheostat.core.component import Component
 from rheostat.core.hyper import Argument, arguments_of
 from rheostat.core.registry import components
-from rheostat.recipes.schedule_data import nesting
+from rheostat.recipes.schedule_data import nesting, takes_chain
 
 NUMBERS = [0.5, 0.25, 0.75, 1, 2, 3, 0.0, 0.125, -0.5, 10, 1e-3]
-WORDS = ["quintic", "bfloat16", "float32", "original", "adam", "sgd"]
+WORDS = ["quintic", "bfloat16", "float32", "original", "adam", "sgd", "loss", "update_norm"]
 JUNK: list[Any] = [None, True, False, "fast", "", "0.1", "cosine", -1, -0.5, 0, 1, 2, 2.5, 7]
-JUNK += [[], {}]
+JUNK += [[], {}, ["plateau"], {"controllers": ["early_stop"]}, {"keep": 3}]
 JUNK += [[0.5], [0.9, 0.99], [0.9, "x"], [1, 2, 3], {"schedule": "cosine"}, [None], {"peak": 0.1}]
 JUNK += [{"schedule": "constant", "peak": 0.5}, {"schedule": "nothing"}, [[]], {"global_norm": 1}]
+RULES: list[Any] = ["scale_by_adam", {"transform": "trace", "momentum": 0.5, "named": "t"}]
+RULES += [{"transform": "scale_by_adam", "b2": {"schedule": "constant", "peak": 0.5}, "named": "a"}]
 UNITS = ["updates", "updates", "samples", "tokens", "epochs"]
-KEYS = ["clip", "peak", "lr", "steps", "betas", "policy", "chain", "before", "match", "optimizer"]
+KEYS = [
+    "regime",
+    "safeguards",
+    "terms",
+    "controller",
+    "replay",
+    "clip",
+    "peak",
+    "lr",
+    "steps",
+    "betas",
+    "policy",
+    "chain",
+    "before",
+    "match",
+    "optimizer",
+]
 
 
 def good_recipe(rng: random.Random) -> dict[str, Any]:
@@ -31,6 +49,7 @@ def good_recipe(rng: random.Random) -> dict[str, Any]:
         made["clip"] = rng.choice(
             [{"global_norm": 1.0}, {"norm": 2}, {"value": 0.5}, {"agc": {}}, {"percentile": 5}]
         )
+    made |= _some(rng, {"regime": _regime(rng), "safeguards": _safeguards(rng)})
     if rng.random() < 0.4:
         made["policy"] = [_line(rng, made) for _ in range(rng.randint(0, 2))]
     return made
@@ -78,6 +97,27 @@ def _settings(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def _regime(rng: random.Random) -> Any:
+    controllers = [_listed(rng, "controller", _plain) for _ in range(rng.randint(0, 3))]
+    if rng.random() < 0.5:
+        return controllers
+    if rng.random() < 0.2:
+        return {"replay": rng.choice(["runs/a", "0f3c"])}
+    terms = {"budget": 12, "cooldown": rng.choice([1, 5.0]), "growth": 2.5, "rollbacks": 0}
+    bounds = {"floor": rng.choice([0.1, 1]), "ceiling": 4, "own": {"momentum": [1.0, 4]}}
+    whole = {
+        "controllers": controllers,
+        "terms": _some(rng, {**terms, "bounds": _some(rng, bounds)}),
+        "dry_run": rng.random() < 0.5,
+    }
+    return _some(rng, whole)
+
+
+def _safeguards(rng: random.Random) -> Any:
+    care = {"every": rng.choice([1, 50.0]), "keep": 3, "z": 4, "backoff": 1, "bad_batches": "keep"}
+    return rng.choice([True, False, _some(rng, care)])
+
+
 def _line(rng: random.Random, whole: dict[str, Any]) -> dict[str, Any]:
     match = {
         "role": rng.choice(["norm", ["bias", "head"], []]),
@@ -102,12 +142,19 @@ def _rule(rng: random.Random, *, chain: bool) -> dict[str, Any]:
 
 
 def _piece(rng: random.Random) -> Any:
-    of = _any(rng, "transform")
-    given = _arguments(rng, of, _number)
+    made = _listed(rng, "transform", _number)
+    if isinstance(made, dict) and rng.random() < 0.5:
+        made["named"] = f"p{rng.randrange(99)}"
+    return made
+
+
+def _listed(rng: random.Random, kind: str, number: Callable[[random.Random, Argument], Any]) -> Any:
+    """An item of a list: a name alone where that is enough, or a mapping."""
+    of = _any(rng, kind)
+    given = _arguments(rng, of, number)
     if not given and not any(a.required for a in arguments_of(of.factory).values()):
         return _name(rng, of)
-    named = {"named": f"p{rng.randrange(99)}"} if rng.random() < 0.5 else {}
-    return {"transform": _name(rng, of), **given, **named}
+    return {kind: _name(rng, of), **given}
 
 
 def _number(rng: random.Random, argument: Argument) -> Any:
@@ -137,7 +184,9 @@ def _arguments(
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, argument in arguments_of(of.factory).items():
-        if argument.required or rng.random() < 0.3:
+        if takes_chain(argument.annotation):
+            made[name] = rng.sample(RULES, rng.randint(1, 2))
+        elif argument.required or rng.random() < 0.3:
             value = number(rng, argument) if argument.scalar else _plain(rng, argument)
             if value is not None:
                 made[name] = value

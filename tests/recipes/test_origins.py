@@ -94,6 +94,7 @@ def test_what_python_can_put_together() -> None:
     decayed, plain = adamw(lr=1e-3, weight_decay=0.1), adamw(lr=1e-3, weight_decay=0.0)
     lines = rs.policy(rs.match(plain, role=("norm", "bias")), rs.match(decayed))
     for rule in (
+        transforms.trace(),
         rs.chain(clip, adamw()),
         rs.chain(adamw(), transforms.ema_weights()),
         rs.chain(
@@ -107,6 +108,8 @@ def test_what_python_can_put_together() -> None:
         rs.component("muon").factory().after(clip),
     ):
         same(rs.optimizer(rule, model(), seed=5, accumulate=2))
+    alone = same(rs.optimizer(transforms.trace(), model(), lr=0.5))
+    assert alone.canonical()["lr"] == 0.5
     by_layer = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     opt = rs.optimizer("adamw", rs.layerwise_groups(by_layer, 0.5), mode="eager")
     again = Recipe.of(opt).build(by_layer)
@@ -114,6 +117,30 @@ def test_what_python_can_put_together() -> None:
     assert [g["param_names"] for g in again.param_groups] == [
         g["param_names"] for g in opt.param_groups
     ]
+
+
+def test_a_blend_of_rules() -> None:
+    first = rs.chain(
+        rs.transforms.clip_by_value(1.0), rs.named("a", rs.transforms.scale_by_adam(b2=0.95))
+    )
+    share = rs.schedules.join([rs.schedules.constant(0.0), rs.schedules.constant(1.0)], [5])
+    rule = rs.chain(
+        rs.transforms.blend(first, rs.transforms.trace(0.9), share),
+        rs.transforms.add_decayed_weights(0.1),
+    )
+    recipe = same(rs.optimizer(rule, model(), lr=0.5))
+    [blend, _] = recipe.canonical()["chain"]
+    assert [piece["transform"] for piece in blend["first"]] == [
+        "clip_by_value@1",
+        "scale_by_adam@1",
+    ]
+    assert blend["first"][1]["named"] == "a"
+    assert blend["blend"]["schedule"] == "join@1"
+    nested = rs.transforms.blend(
+        rs.transforms.blend(rs.transforms.scale_by_signum(), rs.transforms.trace()),
+        rs.transforms.scale_by_adam(),
+    )
+    assert same(rs.optimizer(nested, model(), lr=0.5)).hash != recipe.hash
 
 
 def test_what_nobody_marked_is_named() -> None:

@@ -93,8 +93,8 @@ class Argument:
         from pydantic import ConfigDict, TypeAdapter
 
         config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        # A Schedule says itself how it is checked, and pydantic refuses a config beside that.
-        own = _bare(self.annotation) is Schedule
+        # A Schedule says itself how it is checked, and pydantic refuses a config for dataclasses.
+        own = is_dataclass(_bare(self.annotation))
         return TypeAdapter(self.annotation, config=None if own else config)
 
     @cached_property

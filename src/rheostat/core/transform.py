@@ -163,6 +163,14 @@ class Transform:
         """The primitive pieces in order; a piece is its own only one."""
         return self.parts or (self,)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """An argument of this type takes a Transform as it is."""
+        del source, handler
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(cls)
+
     @property
     def synchronises(self) -> bool:
         """Whether a step of it must wait for an accelerator, as far as the rule itself says."""

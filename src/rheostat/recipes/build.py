@@ -210,6 +210,8 @@ def _made(piece: Piece, horizon: int | None) -> Transform | Policy:
 
 def placed(piece: Piece, error: InputError | MachineError) -> PlacedError:
     """What a factory refused: at the argument that it names, or else at the name of the piece."""
+    if str(error).startswith("chain: "):  # of the rules inside
+        return _refused(piece.path, error)
     where = blamed(piece.path, piece.values, str(error))
     if where == piece.path and piece.kind == "optimizer":
         where = _named_at(piece)
@@ -239,7 +241,7 @@ def _chained(path: KeyPath, *transforms: Transform) -> Transform:
         raise _refused(path, error) from None
 
 
-def _refused(path: KeyPath, error: InputError) -> PlacedError:
+def _refused(path: KeyPath, error: InputError | MachineError) -> PlacedError:
     """What a chain refused, in the words of recipes."""
     said = str(error).removeprefix("chain: ").replace("named('inner', …)", "named: inner")
     owned = "step size of its own" in said or "declares the hyperparameter" in said

@@ -23,6 +23,7 @@ from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.items import Options
 from rheostat.recipes.build import Served, is_foreign, lines_of
 from rheostat.recipes.document import spelt
+from rheostat.recipes.explain_regime import Watching, watching
 from rheostat.recipes.parts import Parts, Piece, Rule
 from rheostat.recipes.recipe import Recipe
 
@@ -63,7 +64,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All of it: a row a parameter, the lines that serve them, the schedules, the warnings."""
+    """All of it: a row a parameter, the lines that serve them, the schedules, the warnings, and
+    what watches over the run."""
 
     title: str
     ranks: int
@@ -71,6 +73,7 @@ class Explanation:
     lines: tuple[Line, ...]
     previews: tuple[Preview, ...]
     warnings: tuple[str, ...]
+    watching: Watching | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,18 @@ def explain(recipe: Recipe, model: nn.Module, *, ranks: int = 1) -> Explanation:
         lines=tuple(_line(line, recipe.parts) for line in lines),
         previews=tuple(_previews(recipe, [lines[index] for index in used])),
         warnings=tuple(problem.line for problem in warnings),
+        watching=_watching(recipe.parts, lines, rows, model),
     )
+
+
+def _watching(
+    parts: Parts, lines: Sequence[Served], rows: Sequence[Row], model: nn.Module
+) -> Watching | None:
+    states = [row.state for row in rows if row.state is not None]
+    weights = sum(_bytes(tensor) for tensor in model.state_dict().values())
+    copy = weights + sum(states) if len(states) == len(rows) else None
+    written = [_written(piece) for piece in (parts.regime.controllers if parts.regime else ())]
+    return watching(parts, lines, written, copy)
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:
@@ -206,8 +220,9 @@ def _argument(value: Any) -> str:
     """An argument as the recipe has it; a schedule by its name, for its curve is shown."""
     if isinstance(value, list):
         return f"[{', '.join(map(_argument, cast('list[Any]', value)))}]"
-    if isinstance(value, dict) and "schedule" in value:
-        return str(cast("dict[str, Any]", value)["schedule"])
+    for kind in ("schedule", "transform"):
+        if isinstance(value, dict) and kind in value:
+            return str(cast("dict[str, Any]", value)[kind])
     return spelt(cast("object", value))
 
 

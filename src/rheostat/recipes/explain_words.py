@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from rheostat.recipes.explain import Explanation, Row, grouped
+from rheostat.recipes.explain_regime import Watching
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -20,6 +21,8 @@ def as_text(made: Explanation) -> str:
             parts += [f"[{index}] {line.rule}: {' → '.join(line.chain)}"]
             parts += [f"    {piece}" for piece in line.pieces]
             parts += [f"    {line.source}"] if line.source else []
+    if made.watching is not None:
+        parts += ["", *_watched(made.watching)]
     parts += ["", *(str(preview) + "\n" for preview in made.previews)]
     parts += [f"warning: {warning}" for warning in made.warnings]
     return "\n".join(parts).rstrip()
@@ -37,6 +40,7 @@ def as_data(made: Explanation) -> dict[str, Any]:
             {"title": p.title, "milestones": [m._asdict() for m in p.milestones]}
             for p in made.previews
         ],
+        "watching": None if made.watching is None else asdict(made.watching),
         "warnings": list(made.warnings),
     }
 
@@ -52,15 +56,43 @@ def as_page(made: Explanation) -> str:
         + f"</ul><p>{escape(line.source)}"
         for index, line in enumerate(made.lines)
     )
+    watched = _watched(made.watching) if made.watching else ["nothing"]
+    guard = "".join(f"<p>{escape(line)}" for line in watched)
     figures = "".join(preview.html() for preview in made.previews)
     warnings = "".join(f"<li>{escape(warning)}" for warning in made.warnings)
     return (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>'
         f"{escape(made.title)}</title><style>{_STYLE}</style><h1>{escape(made.title)}</h1>"
         f"<table><thead><tr>{head}<tbody>{body}</table>{told}<h2>Rules</h2>{rules}"
+        f"<h2>Regime and safeguards</h2>{guard}"
         f"<h2>Schedules</h2>{figures or '<p>All hyperparameters are constant.'}"
         f"<h2>Warnings</h2><ul>{warnings or '<li>none'}</ul></html>\n"
     )
+
+
+def _watched(made: Watching) -> list[str]:
+    """Who may change what, by which signals, and what is kept."""
+    lines: list[str] = []
+    if made.replay is not None:
+        lines.append(f"regime: what was decided in {made.replay} is done again")
+    for one in made.controllers:
+        lines.append(f"regime: {one.written}")
+        lines.append(f"    changes {', '.join(one.changes) or 'no hyperparameter'}")
+        if one.idle:
+            lines.append(f"    no rule has {', '.join(one.idle)}")
+        lines.append(f"    reads {', '.join(('the loss', *one.signals))}")
+    lines += [f"arbiter: {term}" for term in made.terms]
+    if made.dry_run:
+        lines.append("arbiter: a dry run: it says what it would do, and changes nothing")
+    if made.safeguards:
+        lines.append(f"safeguards: {made.safeguards}")
+        one, all_ = made.copy_bytes, made.copies
+        cost = (
+            "of weights and state" if one is None else f"of {size(one)}, {size(one * all_)} in all"
+        )
+        lines.append(f"    at most {all_} copies {cost}")
+    lines += [f"signal {name}: {cost}" for name, cost in made.signals.items()]
+    return lines
 
 
 _STYLE = (

@@ -11,7 +11,8 @@ it lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -22,8 +23,13 @@ from rheostat.recipes.formats import open_document, read_file, read_text
 DEEPEST_BASE = 8
 """Files from a recipe to its last base."""
 ENDINGS = (".yaml", ".yml", ".toml", ".json")
-NAMING = ("schedule", "transform", "optimizer", "controller", "replay")
+NAMING = ("schedule", "transform", "optimizer", "controller")
 """Keys whose value says what the other keys of a mapping are arguments of."""
+LISTS = {
+    **dict.fromkeys(("chain", "before", "first", "second"), "transform"),
+    **dict.fromkeys(("regime", "controllers"), "controller"),
+}
+"""Keys of lists whose items may be names alone, and what is named there."""
 
 
 def open_recipe(
@@ -112,7 +118,9 @@ def _merged(lower: Document, upper: Document) -> Document:
             return above
         given = cast("dict[str, Any]", above)
         known = cast("dict[str, Any]", below) if isinstance(below, dict) else {}
-        if path and any(_name(known.get(k)) != _name(given[k]) for k in NAMING if k in given):
+        if path and any(
+            _name(known.get(k)) != _name(given[k]) for k in (*NAMING, "replay") if k in given
+        ):
             known = {}
         made = {key: value for key, value in known.items() if key not in given}
         for key, value in given.items():
@@ -146,6 +154,7 @@ def read_overrides(options: Iterable[str]) -> dict[str, Any]:
 def _with_override(document: Document, dotted: str, value: Any) -> Document:
     """The document with the value at a dotted path; mappings on the way are made."""
     label = f"--set {dotted}"
+    document = _opened(document, dotted.split("."))
     patch: Any = plain(value, label)
     path: KeyPath = ()
     held: Any = document.data
@@ -173,6 +182,33 @@ def _with_override(document: Document, dotted: str, value: Any) -> Document:
     patch = _patched(document.data, path, patch)
     merged = _merged(document, Document(label, patch, positions))
     return Document(document.name, merged.data, merged.positions)
+
+
+def _opened(document: Document, parts: Sequence[str]) -> Document:
+    """The document with the short forms on the way to a key written out: a name alone as a mapping,
+    a list of controllers as what has terms too."""
+    data, positions = copy.deepcopy(document.data), document.positions
+    regime = _mapping(data).get("regime")
+    if parts[0] == "regime" and isinstance(regime, list) and not "".join(parts[1:2]).isdigit():
+        data["regime"] = {"controllers": regime} if len(parts) > 1 else regime
+        positions = {
+            ("regime", "controllers", *path[1:])
+            if path[:1] == ("regime",) and path[1:]
+            else path: at
+            for path, at in positions.items()
+        }
+    held: Any = data
+    for above, part in zip(("", *parts), parts[:-1], strict=False):
+        if isinstance(held, dict):
+            held = cast("dict[str, Any]", held).get(part)
+        elif isinstance(held, list) and part.isdigit() and int(part) < len(cast("list[Any]", held)):
+            items, index = cast("list[Any]", held), int(part)
+            if isinstance(items[index], str) and above in LISTS:
+                items[index] = {LISTS[above]: items[index]}
+            held = items[index]
+        else:
+            break
+    return Document(document.name, data, positions)
 
 
 def _patched(data: Any, path: KeyPath, value: Any) -> Any:

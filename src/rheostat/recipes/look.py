@@ -58,10 +58,11 @@ class Look:
     def first(self, some: set[str]) -> tuple[KeyPath, str] | None:
         """The first piece of one of these names: where it stands, and what to call it; the whole
         optimizer, where the piece is a part of one."""
-        for place, piece in self.placed:
-            if piece.name in some:
-                whole = self.rule.optimizer is not None and place == self.at("optimizer")
-                return place, self.match.rule.name if whole else piece.name
+        for place, outer in self.placed:
+            for piece in (outer, *_within(outer)):
+                if piece.name in some:
+                    whole = self.rule.optimizer is not None and place == self.at("optimizer")
+                    return place, self.match.rule.name if whole else piece.name
         return None
 
     @property
@@ -89,6 +90,15 @@ class Look:
             last = self.parts.end(value.unit) or value.horizon or SAMPLES
             return value.values(np.unique(np.linspace(0, last, SAMPLES).round()))
         return np.array([] if value is None else [float(value)])
+
+
+def _within(piece: Transform) -> Iterator[Transform]:
+    """The pieces of the rules that a piece is made of, as a blend is."""
+    for value in piece.origin.arguments.values() if piece.origin else ():
+        if isinstance(value, Transform):
+            for inner in value.pieces:
+                yield inner
+                yield from _within(inner)
 
 
 def several(names: Sequence[str]) -> str:

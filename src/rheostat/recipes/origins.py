@@ -173,7 +173,9 @@ def _of_rule(rule: Transform) -> Data:
         return {**({"before": before} if before else {}), **_piece(last)}
     spread = _spread(pieces)
     made: Data = {"chain": [_piece(piece) for piece in spread]}
-    if not any(piece.scaled for piece in spread):
+    # A transform alone keeps its own mark where the loop has closed it with a step size.
+    closed = len(rule.pieces) > 1 and rule.pieces[-1].name == "scale_by_learning_rate"
+    if not any(piece.scaled for piece in spread) or (spread[0] is rule and closed):
         made["lr"] = _plain("lr", rule.hyperparameters["lr"])
     return made
 
@@ -245,6 +247,8 @@ def _plain(where: str, value: Any) -> Any:
             return value.written()
         except InputError as error:
             raise InputError(f"Recipe.of: {where}: {error}") from None
+    if isinstance(value, Transform):
+        return [_piece(piece) for piece in _spread(_operands((value,)))]
     if isinstance(value, Tensor):
         return value.item()
     if isinstance(value, tuple | list):

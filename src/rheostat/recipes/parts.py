@@ -7,7 +7,7 @@ their default. `path` is where the part stands in the document, and is no part o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -125,14 +125,16 @@ def essence(kind: str, ref: str, values: Mapping[str, Any]) -> Data:
 
 
 def _essence_of_value(value: Any) -> Any:
-    """The value with the defaults of the schedules in it left out."""
+    """The value with the defaults of the schedules and transforms in it left out."""
     if isinstance(value, list):
         return [_essence_of_value(part) for part in cast("list[Any]", value)]
-    if isinstance(value, dict) and "schedule" in value:
-        given = cast("Data", value)
-        inner = {name: part for name, part in given.items() if name != "schedule"}
-        ref: str = given["schedule"]
-        return {"schedule": ref, **essence("schedule", ref, inner)}
+    for kind in ("schedule", "transform"):
+        if isinstance(value, dict) and kind in value:
+            given = cast("Data", value)
+            name = {"named": given["named"]} if "named" in given else {}
+            inner = without(given, (kind, "named"))
+            ref: str = given[kind]
+            return {kind: ref, **essence(kind, ref, inner), **name}
     return copied(value)
 
 
@@ -143,17 +145,6 @@ def as_data(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: as_data(part) for key, part in cast("Data", value).items()}
     return value
-
-
-def schedules_in(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Data]]:
-    """Every schedule in a value, the outermost only, and its path."""
-    if isinstance(value, dict):
-        given = cast("Data", value)
-        if "schedule" in given:
-            yield path, given
-    elif isinstance(value, list):
-        for index, part in enumerate(cast("list[Any]", value)):
-            yield from schedules_in(part, (*path, index))
 
 
 def without(values: Mapping[str, Any], keys: Collection[str]) -> Data:

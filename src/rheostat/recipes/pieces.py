@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import annotated_types as at
 
 from rheostat.core.component import Component
 from rheostat.core.hyper import Argument
 from rheostat.core.registry import components
-from rheostat.recipes.document import KeyPath
-from rheostat.recipes.parts import Piece
+from rheostat.recipes.document import KeyPath, quoted
+from rheostat.recipes.parts import Data, Piece
 from rheostat.recipes.reader import Reader
+from rheostat.recipes.schedule_data import takes_chain
 
 MOST = 100
 """Lines of a policy, and pieces of a chain or a regime."""
@@ -59,6 +60,15 @@ def _piece(reader: Reader, item: Any, path: KeyPath, kind: Listed) -> Piece | No
     return None if component is None else made
 
 
+def _inner(reader: Reader, path: KeyPath, value: Any) -> list[Data] | None:
+    """A rule within a transform: a chain of its own, as data."""
+    if not isinstance(value, list) or not value:
+        shown = quoted(cast("object", value))
+        reader.report(path, f"{shown} should be a list of transforms, first to last")
+        return None
+    return [piece.data() for piece in pieces(reader, cast("list[Any]", value), path)]
+
+
 def piece_of(
     reader: Reader,
     of: Component,
@@ -68,7 +78,13 @@ def piece_of(
     kind: Listed = "transform",
 ) -> Piece:
     """The piece that a mapping describes; `own` are its keys that are no arguments."""
-    read = reader.scheduled if kind == "transform" else reader.value
+
+    def read(argument: Argument, at_: KeyPath, value: Any) -> Any:
+        if takes_chain(argument.annotation):
+            return _inner(reader, at_, value)
+        scheduled = reader.scheduled if kind == "transform" else reader.value
+        return scheduled(argument, at_, value)
+
     values = reader.arguments(path, given, of, own, read)
     named = ""
     if NAMED.name in own and NAMED.name in given:

@@ -33,7 +33,7 @@ from rheostat.recipes.pieces import MOST, NAMED
 from rheostat.recipes.reader import STEPS
 from rheostat.recipes.regime_keys import WATCHING
 from rheostat.recipes.regime_schema import regime, safeguards
-from rheostat.recipes.schedule_data import combines, nesting
+from rheostat.recipes.schedule_data import combines, nesting, takes_chain
 
 Schema: TypeAlias = dict[str, Any]
 Shape: TypeAlias = Callable[[Argument, Schema], Schema]
@@ -67,6 +67,7 @@ MEANINGS = {
     "safeguards": "states to go back to where training breaks, and when",
 }
 _SCHEDULE: Schema = {"$ref": "#/$defs/schedule"}
+_TRANSFORM: Schema = {"$ref": "#/$defs/transform"}
 _FOREIGN: Schema = {"type": "string", "pattern": "/"}
 
 
@@ -102,7 +103,7 @@ def part() -> Schema:
 
 def _keys() -> Schema:
     """The keys of a recipe that are no hyperparameters, each with what it holds."""
-    transforms: Schema = {"type": "array", "items": {"$ref": "#/$defs/transform"}}
+    transforms: Schema = {"type": "array", "items": _TRANSFORM}
     transforms["maxItems"] = MOST
     settings = {name: described(argument) for name, argument in SETTINGS.items()}
     horizon = closed({unit: plain(argument) for unit, argument in HORIZONS.items()}, [])
@@ -211,7 +212,7 @@ def by_name(
 
 def _rule_keys() -> Schema:
     chain: Schema = {"type": "array", "minItems": 1, "maxItems": MOST}
-    chain["items"] = {"$ref": "#/$defs/transform"}
+    chain["items"] = _TRANSFORM
     names = [name for of in _present("optimizer") for name in names_of(of)["enum"]]
     return {
         "optimizer": any_of([{"enum": names}, _FOREIGN]),
@@ -286,7 +287,7 @@ def _present(kind: str) -> list[Component]:
 
 
 def _is_data(argument: Argument) -> bool:
-    if nesting(argument.annotation):
+    if nesting(argument.annotation) or takes_chain(argument.annotation):
         return True
     try:
         argument.adapter.json_schema()
@@ -371,6 +372,8 @@ def told(name: str, schema: Schema) -> Schema:
 
 def plain(argument: Argument) -> Schema:
     """The type of an argument."""
+    if takes_chain(argument.annotation):
+        return {"type": "array", "minItems": 1, "maxItems": MOST, "items": _TRANSFORM}
     nested = nesting(argument.annotation)
     if nested is None:
         return argument.adapter.json_schema()

@@ -1,13 +1,14 @@
-"""Schedules as data: what is one inside another, and the objects that they stand for."""
+"""Arguments as data, and the objects that they stand for: schedules, and chains of transforms."""
 
 from __future__ import annotations
 
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rheostat.core.component import Component
 from rheostat.core.errors import InputError
@@ -15,6 +16,9 @@ from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.core.schedule import Schedule
 from rheostat.recipes.document import KeyPath
+
+if TYPE_CHECKING:
+    from rheostat.core.transform import Transform
 
 
 @cache
@@ -32,13 +36,21 @@ def nesting(annotation: Any) -> Literal["one", "many"] | None:
     return None
 
 
+def takes_chain(annotation: Any) -> bool:
+    """Whether an argument is a rule: in a recipe a list of transforms."""
+    # Schedules are read where torch is not loaded; then no annotation is that of a transform.
+    loaded = sys.modules.get("rheostat.core.transform")
+    return loaded is not None and annotation is loaded.Transform
+
+
 def combines(of: Component) -> bool:
     """Whether a schedule is made of others: then its `steps` are its own, and not the horizon."""
     return any(nesting(each.annotation) for each in arguments_of(of.factory).values())
 
 
 def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -> dict[str, Any]:
-    """Read arguments as the factory takes them: mappings that describe schedules are Schedules.
+    """Read arguments as the factory takes them: mappings that describe schedules are Schedules, and
+    lists of transforms the chains of them.
 
     `horizon` stands in where a schedule still waits for that of the run.
 
@@ -46,12 +58,27 @@ def live(of: Component, values: Mapping[str, Any], horizon: int | None = None) -
         InputError: a schedule that waits for its horizon.
     """
     known = arguments_of(of.factory)
-    return {
-        name: _live(name, value, horizon)
-        if known[name].number or nesting(known[name].annotation)
-        else value
-        for name, value in values.items()
-    }
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if takes_chain(known[name].annotation):
+            made[name] = _chain(value, horizon)
+        elif known[name].number or nesting(known[name].annotation):
+            made[name] = _live(name, value, horizon)
+        else:
+            made[name] = value
+    return made
+
+
+def _chain(pieces: Sequence[Mapping[str, Any]], horizon: int | None) -> Transform:
+    from rheostat.core.transform import chain, named
+
+    found: list[Transform] = []
+    for piece in pieces:
+        of = component(piece["transform"], "transform")
+        values = {key: part for key, part in piece.items() if key not in ("transform", "named")}
+        made: Transform = of.factory(**live(of, values, horizon))
+        found.append(named(piece["named"], made) if "named" in piece else made)
+    return chain(*found)
 
 
 def _live(name: str, value: Any, horizon: int | None) -> Any:

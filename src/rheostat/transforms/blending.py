@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from rheostat.core.errors import InputError
-from rheostat.core.schedule import Origin
+from rheostat.core.hyper import UnitInterval
+from rheostat.core.registry import register
 from rheostat.core.transform import Hyper, State, Transform, chain, named
 
 FIRST, SECOND = "first", "second"
 
 
-def blend(first: Transform, second: Transform, weight: Any = 0.0) -> Transform:
-    """u ← (1 − blend) · first(u) + blend · second(u).
+@register("transform", "blend", version=1)
+def blend(first: Transform, second: Transform, blend: UnitInterval = 0.0) -> Transform:
+    """Two rules mixed, so that one can hand over to the other.
 
-    Both rules see every update, so the one that is not used yet has its state when its turn comes.
-    `blend` is a hyperparameter in [0, 1]: a number, a schedule of yours, or what the controller
-    hand_over moves. The names that the rules declare have "first." and "second." before them. Give
-    the rules without a step size: the loop closes the chain with one; where their updates differ in
-    size, scale one of them.
+    u ← (1 − blend) · first(u) + blend · second(u). Both rules see every update, so the one that is
+    not used yet has its state when its turn comes. The names that the rules declare have "first."
+    and "second." before them. Give the rules without a step size: the loop closes the chain with
+    one; where their updates differ in size, scale one of them.
 
-    Raises:
-        InputError: a rule with a step size, or one that acts in another way than by its update; a
-            piece that measures after another one.
+    Raises InputError for a rule with a step size, or one that acts in another way than by its
+    update; for a piece that measures after another one.
+
+    Source: Keskar & Socher 2017 (arXiv:1712.07628), who switch at once, from Adam to SGD.
+    first: the rule that acts alone where blend is 0; in a recipe a list of transforms.
+    second: the rule that acts alone where blend is 1; in a recipe a list of transforms.
+    blend: the weight of the second: a number, a schedule, or what the controller hand_over moves.
     """
     rules = {FIRST: named(FIRST, first), SECOND: named(SECOND, second)}
     for where, rule in rules.items():
@@ -49,11 +53,10 @@ def blend(first: Transform, second: Transform, weight: Any = 0.0) -> Transform:
     return Transform(
         update,
         buffers=both.buffers,
-        hyperparameters={**both.hyperparameters, "blend": weight},
+        hyperparameters={**both.hyperparameters, "blend": blend},
         scope=both.scope,
         measure=measure if measures else None,
         name="blend",
-        origin=Origin("blend", {"first": first, "second": second, "weight": weight}),
     )
 
 
@@ -76,20 +79,18 @@ def _run(
 
 def _check(where: str, rule: Transform) -> None:
     if rule.scaled:
-        raise InputError(
-            f"blend: the {where} rule has a step size; leave it to the end of the chain"
-        )
+        raise InputError(f"blend: {where}: has a step size; leave that to the end of the chain")
     for position, piece in enumerate(rule.pieces):
         verbs = ("settle", "after", "view", "probe", "search", "observe")
         found = [verb for verb in verbs if getattr(piece, verb) is not None]
         if found or piece.scalars:
             how = found[0] if found else "scalars"
             raise InputError(
-                f"blend: {piece.name} in the {where} rule acts by {how} too, which cannot be "
-                "mixed; put it before or after the blend"
+                f"blend: {where}: {piece.name} acts by {how} too, which cannot be mixed; put it "
+                "before or after the blend"
             )
         if position and piece.measure is not None:
             raise InputError(
-                f"blend: {piece.name} measures what the piece before it makes; it has to be the "
-                f"first of the {where} rule, or stand outside of the blend"
+                f"blend: {where}: {piece.name} measures what the piece before it makes; it has to "
+                "be the first, or stand outside of the blend"
             )
