@@ -73,15 +73,15 @@ def one_of(who: str) -> str:
 
 def lines(record: RunRecord, entries: Sequence[Entry], shown: Sequence[Entry]) -> list[str]:
     """The timeline of a run: of `entries` those that are `shown`, and what they come to."""
-    rows = [_row(entry) for entry in shown]
-    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
+    rows = [cells(entry) for entry in shown]
+    widths = [max(map(len, column)) for column in zip(_HEAD, *(r[:-2] for r in rows), strict=True)]
     told = [f"{record.directory}: {record.steps.size} batches, {record.status}", ""]
     if shown:
         told.append(_joined(_HEAD, widths))
     indent = " " * (sum(widths[:_NUMBERS]) + 2 * _NUMBERS)
-    for entry, row in zip(shown, rows, strict=True):
+    for *row, why, loss in rows:
         told.append(_joined(row, widths))
-        for words in (_why(entry), _loss(entry)):
+        for words in (why, loss and f"loss before and after: {loss}"):
             told += textwrap.wrap(
                 words,
                 WIDTH,
@@ -96,6 +96,15 @@ def lines(record: RunRecord, entries: Sequence[Entry], shown: Sequence[Entry]) -
         *([""] if told[-1] else []),
         *textwrap.wrap(total(record, entries, shown), WIDTH),
     ]
+
+
+def cells(entry: Entry) -> tuple[str, ...]:
+    """An entry as text: batch, update, segment, who, verdict, what, why, and what the loss did."""
+    times = f" ×{entry.times}" if entry.times > 1 else ""
+    numbers = ("" if value is None else str(value) for value in (entry.update, entry.segment))
+    what = " ".join(filter(None, (entry.subject or "", entry.change)))
+    last = _why(entry), _loss(entry)
+    return (str(entry.batch), *numbers, entry.who, entry.verdict + times, what, *last)
 
 
 def total(record: RunRecord, entries: Sequence[Entry], shown: Sequence[Entry]) -> str:
@@ -139,20 +148,13 @@ def counted(number: float, what: str) -> str:
 
 
 def percent(change: float) -> str:
-    """A relative change, with a true minus."""
+    """A relative change, such as −20 %."""
     return f"{100 * change:+.2g} %".replace("-", "−")
 
 
 def _data(entry: Entry) -> dict[str, Any]:
     account = entry.account and entry.account.written()
     return {**spelled({**asdict(entry), "account": None}), "account": account}
-
-
-def _row(entry: Entry) -> tuple[str, ...]:
-    times = f" ×{entry.times}" if entry.times > 1 else ""
-    numbers = ("" if value is None else str(value) for value in (entry.update, entry.segment))
-    what = " ".join(filter(None, (entry.subject or "", entry.change)))
-    return (str(entry.batch), *numbers, entry.who, entry.verdict + times, what)
 
 
 def _joined(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -183,4 +185,4 @@ def _loss(entry: Entry) -> str:
         return ""
     before, after = entry.outcome.before, entry.outcome.after
     change = f" ({percent(entry.moved)})" if math.isfinite(entry.moved) else ""
-    return f"loss before and after: {before:.4g} → {after:.4g}{change}"
+    return f"{before:.4g} → {after:.4g}{change}"
