@@ -16,7 +16,7 @@ import typer
 from typer.main import get_command
 
 # Importing them is what makes their commands known.
-from rheostat.cli import catalogue, checkpoint, doctor, files, new, study  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from rheostat.cli import audit, catalogue, checkpoint, doctor, files, new, study  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from rheostat.cli.app import app
 from rheostat.core.errors import MachineError, RheostatError
 

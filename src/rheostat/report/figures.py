@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rheostat.lab.results import Results
+from rheostat.report.over_runs import happened, mark_band, mark_rates
 from rheostat.report.over_seeds import differences, final_metric
 from rheostat.report.over_steps import curve, learning_rates
 from rheostat.report.plot import Figure, styles
@@ -15,9 +16,10 @@ def draw(results: Results) -> list[Figure]:
     and without them, since one score of the worst value flattens all differences.
     """
     look = styles(results.arms, results.plan["baseline"])
+    told = happened(results)
     found: list[Figure | None] = [
-        learning_rates(results, look),
-        curve(results, look, "loss", "Training loss"),
+        mark_rates(learning_rates(results, look), results, told),
+        mark_band(curve(results, look, "loss", "Training loss"), results, told),
         curve(results, look, "grad_norm", "Gradient norm", small=True),
         curve(results, look, "momentum_norm", "Momentum norm", small=True),
     ]

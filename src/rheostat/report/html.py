@@ -1,8 +1,9 @@
-"""The report of a study as one HTML file: no network, no clock, the same bytes for one record."""
+"""Reports as one HTML file: no network, no clock, the same bytes for one record."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,15 +35,7 @@ def page(results: Results) -> str:
     """The report of a study: the answer first, then numbers, figures, and what they rest on."""
     look = styles(results.arms, results.plan["baseline"])
     drawn = draw(results)
-    body = element(
-        "main",
-        {},
-        element(
-            "header",
-            {},
-            element("p", {"class": "kind"}, "Study"),
-            element("h1", {}, results.plan["study"]),
-        ),
+    parts = (
         sections.warnings(results),
         sections.answer(results, look),
         sections.intention(results),
@@ -55,6 +48,17 @@ def page(results: Results) -> str:
         sections.rule(results),
         evidence.problems(results),
     )
+    return document("Study", results.plan["study"], parts, drawn)
+
+
+def document(kind: str, title: str, parts: Iterable[str], drawn: list[Figure]) -> str:
+    """A page of these parts, with the figures that they have places for."""
+    body = element(
+        "main",
+        {},
+        element("header", {}, element("p", {"class": "kind"}, kind), element("h1", {}, title)),
+        *parts,
+    )
     head = element(
         "head",
         {},
@@ -63,12 +67,12 @@ def page(results: Results) -> str:
         element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         element("meta", {"name": "color-scheme", "content": "light dark"}),
         element("link", {"rel": "icon", "href": "data:,"}),
-        element("title", {}, f"{results.plan['study']} · Rheostat"),
+        element("title", {}, f"{title} · Rheostat"),
         element("style", {}, _part("page.css")),
     )
     scripts = _scripts(drawn) if drawn else Html("")
-    document = element("html", {"lang": "en"}, head, element("body", {}, body, scripts))
-    return f"<!DOCTYPE html>\n{document}\n"
+    made = element("html", {"lang": "en"}, head, element("body", {}, body, scripts))
+    return f"<!DOCTYPE html>\n{made}\n"
 
 
 def _scripts(drawn: list[Figure]) -> Html:

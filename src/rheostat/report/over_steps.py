@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from rheostat.lab.results import Results, Run
-from rheostat.record.series import Floats
 from rheostat.report.curves import Band, band, block_length, block_means, corners
-from rheostat.report.plot import Figure, Json, Look, Style, layout, numbers, shown
+from rheostat.report.plot import Figure, Json, Look, Style, layout, numbers, shown, value_axis
 
 HOVERED = 3
 """Diverged runs of an arm that the hover label names; more would push the arms out of it."""
@@ -79,7 +78,7 @@ def curve(
     if not bands and not broken:
         return None
     limits = [edge for found in bands.values() for edge in (found.low, found.high)]
-    axis = _axis(limits, room_above=bool(broken))
+    axis = value_axis(limits, room_above=bool(broken))
     plan = _over_steps(results, title.lower())
     plan["yaxis"].update(axis)
     plan["showlegend"] = not small
@@ -237,23 +236,3 @@ def _diverged(run: Run, style: Style, name: str, length: int, ended: Sequence[Ru
         return {**trace, "hoverinfo": "skip"}
     seed = "" if len(ended) == 1 else f" (seed {run.seed})"
     return {**trace, "hovertemplate": f"%{{y:.4~g}}{seed}"}
-
-
-def _axis(limits: Iterable[Floats], *, room_above: bool) -> Json:
-    """The value axis: logarithmic where it can be. With `room_above` its range is that of
-    `limits` and a little more, so that what leaves it upwards does not flatten the rest."""
-    values = np.concatenate([np.zeros(0), *limits])
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return {"type": "linear"}
-    low, high = float(values.min()), float(values.max())
-    axis: Json = {"type": "linear"}
-    if low > 0:
-        low, high = math.log10(low), math.log10(high)
-        axis = {"type": "log", "tickformat": "~g"}
-        if high - low > 0.7:  # ticks at powers of ten, with 2 and 5 between where there is room
-            axis["dtick"] = "D2" if high - low < 3 else 1
-    if room_above:
-        pad = 0.05 * (high - low) or 0.1
-        axis["range"] = [low - pad, high + 4 * pad]
-    return axis

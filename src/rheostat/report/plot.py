@@ -12,6 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from rheostat.record.series import Floats
+
 Json: TypeAlias = dict[str, Any]
 
 COLOURS = ("#2E86C8", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -96,3 +100,23 @@ def shown(text: str) -> str:
 def numbers(values: Iterable[float]) -> list[float | None]:
     """Values to six digits, which no screen can tell from the rest; None where not finite."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+def value_axis(limits: Iterable[Floats], *, room_above: bool) -> Json:
+    """The value axis: logarithmic where it can be. With `room_above` its range is that of
+    `limits` and a little more, so that what leaves it upwards does not flatten the rest."""
+    values = np.concatenate([np.zeros(0), *limits])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return {"type": "linear"}
+    low, high = float(values.min()), float(values.max())
+    axis: Json = {"type": "linear"}
+    if low > 0:
+        low, high = math.log10(low), math.log10(high)
+        axis = {"type": "log", "tickformat": "~g"}
+        if high - low > 0.7:  # ticks at powers of ten, with 2 and 5 between where there is room
+            axis["dtick"] = "D2" if high - low < 3 else 1
+    if room_above:
+        pad = 0.05 * (high - low) or 0.1
+        axis["range"] = [low - pad, high + 4 * pad]
+    return axis

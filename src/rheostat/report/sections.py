@@ -147,7 +147,7 @@ def figures(drawn: Sequence[Figure]) -> Html:
         for figure in drawn
     ]
     told = "Point at a figure for its numbers. With a mouse, drag to zoom and double-click for the "
-    told += "whole; a click on a name in a legend hides that arm."
+    told += "whole; a click on a name in a legend hides it."
     return _part(
         "Figures",
         element("noscript", {}, paragraph("The figures need JavaScript.")),
