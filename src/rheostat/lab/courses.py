@@ -16,7 +16,9 @@ Goal: TypeAlias = Literal["maximize", "minimize"]
 WITHIN = 0.05
 """The share of a reference value that a run may fall short of it and count as level with it."""
 
-_ALARMS = ("skip", "spike", "limit", "restart", "roll_back", "stop")
+_ALARMS = ("skip", "spike", "restart", "roll_back", "stop")
+_AFTERWARDS = ("kept", "undone")
+"""How a regime's trials end."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,24 @@ def course(record: RunRecord, metric: str) -> Course:
 
 def is_alarm(event: Event) -> bool:
     """Whether an event says that something is wrong: an update that was skipped, a limit, a
-    restart, a way back, a stop, a lower learning rate. What only turns a knob is none."""
+    restart, a way back, a stop, a lower learning rate. What only turns a knob is none, nor what a
+    regime was refused, would have done in a dry run, or takes back; and what it did is one alarm,
+    though it is told again once its outcome is known."""
     if event.kind == "skipped":
         return True
     if event.kind != "decision":
         return False
-    if event.fields.get("kind") == "scale":
-        lowers = float(event.fields.get("factor", 1.0)) < 1.0
-        return event.fields.get("hyperparameter") == "lr" and lowers
-    return event.fields.get("kind") in _ALARMS
+    done = event.fields
+    if "verdict" in done:  # an account of a regime; a contestant's decision is written as it is
+        if done["done"] is None or done["dry"] or done["outcome"] or done["verdict"] in _AFTERWARDS:
+            return False
+        done = done["done"]
+    if done.get("kind") == "scale":
+        lowers = float(done.get("factor", 1.0)) < 1.0
+        return done.get("hyperparameter") == "lr" and lowers
+    if done.get("kind") == "limit":
+        return float(done.get("norm", 0.0)) < math.inf
+    return done.get("kind") in _ALARMS
 
 
 def is_level(value: float, reference: float, goal: Goal) -> bool:

@@ -68,8 +68,11 @@ class Start:
     save_every: int | None = None
 
 
-def of_recipe(recipe: Recipe, model: nn.Module, start: Start) -> Trainee:
-    """The trainee that a recipe makes. Raises what `attach` raises."""
+def of_recipe(
+    recipe: Recipe, model: nn.Module, judged: tuple[str, int], start: Start
+) -> Trainee:
+    """The trainee that a recipe makes; its regime is told what a contestant is. Raises what
+    `attach` raises."""
     resume = "never" if start.save_every is None else "auto"
     return _Attached(
         attach(
@@ -79,13 +82,15 @@ def of_recipe(recipe: Recipe, model: nn.Module, start: Start) -> Trainee:
             about=start.about,
             resume=resume,
             save_every=start.save_every,
-        )
+        ),
+        judged,
     )
 
 
 class _Attached(Trainee):
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, judged: tuple[str, int]) -> None:
         self._run = run
+        self._judged = judged
         self.optimizer = run.optimizer
 
     @property
@@ -97,6 +102,8 @@ class _Attached(Trainee):
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         self._run.note("evaluation", {"metrics": metrics})
+        name, sign = self._judged
+        self._run.report(validation=sign * metrics[name])
 
     def finish(self, metrics: Mapping[str, float], status: str) -> None:
         self._run.finish(metrics, status)

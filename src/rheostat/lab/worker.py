@@ -138,9 +138,9 @@ def _trainee(
     if spec.condition:
         about["condition"] = spec.condition
     start = Start(part, about, max(1, plan.steps // SAVES) if saves else None)
-    if "contestant" not in plan.arms[spec.arm]:
-        return of_recipe(plan.recipe(spec.arm, spec.condition), model, start)
     judged = (plan.metric, 1 if plan.goal == "minimize" else -1)
+    if "contestant" not in plan.arms[spec.arm]:
+        return of_recipe(plan.recipe(spec.arm, spec.condition), model, judged, start)
     return of_contestant(plan.arms[spec.arm], model, plan.steps, judged, start)
 
 

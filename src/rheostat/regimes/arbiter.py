@@ -112,9 +112,10 @@ class Arbiter:
 
     def _forecast(self, asked: Asked, done: Decision) -> Line | None:
         """What a trial has to beat; None for what is none."""
-        if not isinstance(done, Scale) or asked.priority >= SAFETY:
+        if not isinstance(done, Scale):
             return None
-        if octaves(done.factor) < self.terms.trial_from and not done.trial:
+        large = octaves(done.factor) >= self.terms.trial_from and asked.priority < SAFETY
+        if not (large or done.trial):
             return None
         if self.trial is not None:
             raise Refused(f"a trial of {self.trial.hyperparameter} is under way")

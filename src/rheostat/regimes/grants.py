@@ -15,8 +15,8 @@ from rheostat.regimes.hands import Hands
 from rheostat.regimes.knobs import Bounds
 
 SAFETY = 100
-"""The priority from which on a decision is a brake: it is not put on trial, because what it
-prevents is in no forecast; who asked for it takes it back when all is calm."""
+"""The priority from which on a decision is a brake: it is not put on trial unless it asks for one,
+because what it prevents is in no forecast; who asked for it takes it back when all is calm."""
 
 
 @dataclass(frozen=True)

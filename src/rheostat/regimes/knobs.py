@@ -44,7 +44,7 @@ class Bounds:
     ceiling: Ceiling = 64.0
     rate: Positive = 0.5
     smoothing: Annotated[float, at.Gt(0), at.Le(1)] = 0.5
-    ease: Positive = 1 / 64
+    ease: Positive = 1 / 32
     own: Mapping[str, tuple[Floor, Ceiling]] = field(default_factory=dict[str, tuple[float, float]])
 
     def __post_init__(self) -> None:

@@ -44,7 +44,9 @@ class Care:
         z: spreads above its trend at which a loss is an alarm, and a batch stands out.
         persist: alarms in a row after which training has diverged.
         streak: losses in a row that are not finite, after which it has.
-        backoff: factor on the learning rate after a roll back.
+        backoff: factor on the learning rate after a roll back. Where gradients are many times as
+            large as before (new data), a rule with β₂ = 0.999 takes steps several times too large
+            for a hundred updates: its second moment is that of before.
         hold: steps after which that factor begins to return to 1.
         suspects: batches that are looked at again after a roll back, at most.
         bad_batches: what becomes of those that stand out again.
@@ -56,8 +58,8 @@ class Care:
     z: Positive = 8.0
     persist: Count = 10
     streak: Count = 5
-    backoff: Annotated[float, at.Gt(0), at.Le(1)] = 0.5
-    hold: Count = 100
+    backoff: Annotated[float, at.Gt(0), at.Le(1)] = 0.125
+    hold: Count = 20
     suspects: Steps = 3
     bad_batches: Literal["skip", "keep"] = "skip"
 

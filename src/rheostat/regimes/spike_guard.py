@@ -110,7 +110,7 @@ def spike_guard(
         return Limit(norm=math.inf, reason=reason)
 
     start: Memory = {"norms": [], "losses": [], "recent": [], "odd": 0, "planned": math.inf}
-    start.update(bounds=None, calm=0, limited=False, since=spacing, quiet=0)
+    start.update(bounds=None, calm=0, limited=False, since=spacing, quiet=0, step=0)
     return Controller(decide, ("gradient_norm",), ("lr", "max_norm"), start, priority=100)
 
 
@@ -119,9 +119,11 @@ def _braked(now: Now) -> bool:
 
 
 def _begin_anew(now: Now, memory: Memory) -> None:
-    """Forget the level where the plan raises the learning rate: a restart is no spike."""
+    """Forget the level where the plan raises the learning rate, as a restart is no spike, and where
+    the run went back: what is high again with good weights is the data's level now."""
     planned = now.planned.get("lr", 0.0)
-    if planned > _JUMP * memory["planned"] or memory["odd"] >= _LEAST:
+    went_back, memory["step"] = now.step < memory["step"], now.step
+    if planned > _JUMP * memory["planned"] or memory["odd"] >= _LEAST or went_back:
         memory.update(norms=[], losses=[], recent=[], odd=0, bounds=None, calm=0)
     memory["planned"] = planned
 

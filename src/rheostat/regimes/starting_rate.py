@@ -1,0 +1,117 @@
+"""A learning rate that is far off is found out at the start, and corrected once."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Annotated
+
+import annotated_types as at
+
+from rheostat.core.controller import Controller, Decision, Now, RollBack, Scale
+from rheostat.core.hyper import Count, Positive
+from rheostat.core.registry import register
+from rheostat.core.signal import Memory
+
+_BLOCK = 8
+"""Losses, and ratios, whose median is looked at."""
+_STARTED = 0.9
+"""Of the first losses: a level above this is no progress."""
+_NEAR = 1.05
+"""What is this near to a bound is at it."""
+
+
+@register("controller", "starting_rate", version=1)
+def starting_rate(
+    low: Positive = 3e-3,
+    target: Positive = 1e-2,
+    worse: Annotated[float, at.Gt(1)] = 1.5,
+    settle: Count = 32,
+    factor: Annotated[float, at.Gt(0), at.Lt(1)] = 0.25,
+    most: Annotated[float, at.Gt(1)] = 64.0,
+) -> Controller:
+    """Correct a learning rate that is orders of magnitude off, while a run begins; then be silent.
+
+    Once the plan's warm-up is over (the planned rate no longer rises), by medians of eight steps:
+    where weights move in an update by less than `low` of their norm, lr × target / ratio, until it
+    is above `low`. Where it is above, and `settle` steps later the loss is `worse` times its best
+    level, or no lower than at the start: back to the good state and lr × `factor`, and again. With
+    neither, the rate is taken as sound, and is not touched any more.
+
+    Stability: it acts only before it has once found the rate sound; a rate that was lowered is
+     never raised again, so it cannot oscillate; its part stays within [1/most, most].
+    Worst: a rule or a model whose sound rates move the weights by less than `low` in an update gets
+     a rate up to target / low times too high, on trial; a loss that stays at its start for other
+     reasons (labels that are noise) takes the rate to 1/most, one roll back for each `factor`.
+    Source: this project. That sound rates move matrices by about 1e-3 to 1e-2 of their norm in an
+     update is folklore; of layer-wise ratios, You et al. 2017 (arXiv:1708.03888).
+    low: norm of the update over that of the weights, below which it is too small. Usual [3e-4,
+     5e-3]: more raises more rates.
+    target: the ratio to begin with then. Usual [1e-3, 2e-2]: more learns faster, and may be too
+     much.
+    worse: level over the best one, for the rate to be too large. Usual [1.2, 3]: less is stricter.
+    settle: steps from the end of the warm-up to that verdict. Usual [20, 500] steps: more is surer,
+     and later.
+    factor: on a rate that is too large. Usual [0.1, 0.5]: smaller needs fewer ways back.
+    most: bound of its part, up and down. Usual [8, 64]: larger rescues a worse plan.
+    """
+
+    def decide(now: Now, memory: Memory) -> Decision | None:
+        if memory["sound"]:
+            return None
+        if memory["wanted"] is not None and now.share("lr") > _NEAR * memory["wanted"]:
+            return _lowered(now, memory["wanted"])
+        if not now.applied or not math.isfinite(now.loss):
+            return None
+        if now.step < memory["step"]:  # back at the start
+            memory.update(losses=[], ratios=[], best=math.inf, since=0)
+        planned = now.planned.get("lr", 0.0)
+        rises, memory["planned"] = planned > memory["planned"], planned
+        memory["step"], memory["since"] = now.step, 0 if rises else memory["since"] + 1
+        level = _follow(memory, "losses", now.loss)
+        ratio = _follow(memory, "ratios", now["update_ratio"])
+        if level is None or ratio is None:
+            return None
+        memory["first"] = level if memory["first"] is None else memory["first"]
+        memory["best"] = min(memory["best"], level)
+        if memory["since"] < _BLOCK:
+            return None
+        return _judged(now, memory, level, ratio)
+
+    def _judged(now: Now, memory: Memory, level: float, ratio: float) -> Decision | None:
+        share = now.share("lr")
+        judged = memory["since"] >= settle
+        stuck = judged and level > _STARTED * memory["first"]
+        small = ratio < (target if stuck else low)
+        if small and memory["wanted"] is None and share * _NEAR < most:
+            memory["since"] = 0
+            up = min(target / ratio if ratio else math.inf, most / share)
+            said = f"an update moves the weights by {ratio:.2g} of their norm: the rate is too small"
+            numbers = {"ratio": ratio}
+            return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=True)
+        if not judged:
+            return None
+        large = (stuck and not small) or level > worse * memory["best"]
+        if large and share / _NEAR > 1 / most:
+            memory["wanted"] = max(share * factor, 1 / most)
+            than = "no lower than at the start" if stuck else "above its best"
+            numbers = {"level": level, "best": memory["best"], "start": memory["first"]}
+            return RollBack(reason=f"{than}: {level:.3g}, the rate is too large", evidence=numbers)
+        memory["sound"] = True
+        return None
+
+    def _lowered(now: Now, wanted: float) -> Scale:
+        down = wanted / now.share("lr")
+        return Scale(hyperparameter="lr", factor=down, reason="the rate was too large at the start")
+
+    start: Memory = {"losses": [], "ratios": [], "best": math.inf, "first": None, "since": 0}
+    start.update(planned=0.0, step=0, wanted=None, sound=False)
+    return Controller(decide, ("update_ratio",), ("lr",), start, priority=100)
+
+
+def _follow(memory: Memory, name: str, value: float) -> float | None:
+    """The median of the newest values with this one; None before there are enough."""
+    values: list[float] = memory[name]
+    values.append(value)
+    del values[:-_BLOCK]
+    return median(values) if len(values) == _BLOCK else None
