@@ -60,7 +60,11 @@ def store(runs: Path, tmp_path: Path) -> str:
             shutil.copytree(runs / name, directory)
             record = RunRecord.read(directory)
             row = {"id": f"{name}.0", "arm": name, "seed": 0, "status": "done", "metric": 1.0}
-            about = {"environment": {}, "started": "2026-11-22T00:00:00Z", "seconds": 1.0}
+            about: dict[str, Any] = {
+                "environment": {},
+                "started": "2026-11-22T00:00:00Z",
+                "seconds": 1.0,
+            }
             made: dict[str, Any] = {**row, **about, "metrics": {}, "fingerprints": {}}
             opened.add_run("sizes", StoredRun(content_hash=record.content_hash, **made))
     return str(tmp_path / "store")

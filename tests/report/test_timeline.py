@@ -151,8 +151,10 @@ def test_sums(tmp_path: Path) -> None:
     assert (sums.decisions, sums.octaves, sums.rollbacks, sums.dry) == (21, 3.0, 1, False)
 
 
-def test_a_decision_that_is_none_is_named_by_file_and_line(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"events\.jsonl:3: this is no account"):
         entries_of(tmp_path, {0: [("decision", {"number": 1, "who": "x"})]}, steps=1)
+    with pytest.raises(InputError, match=r"events\.jsonl:3: no skipped of ours \(KeyError"):
+        entries_of(tmp_path / "note", {0: [("skipped", {})]}, steps=1)
     with pytest.raises(InputError, match="this is no account"):
         account_of({"number": 1})
