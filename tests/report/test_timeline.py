@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,6 +130,16 @@ def test_a_restart_is_of_who_decided_it_and_the_next_is_not(tmp_path: Path) -> N
         {5: [("decision", audited.decision(5, decided))], 7: pair, 20: pair},
     )
     assert [entry.who for entry in found] == [*(["restart_trigger"] * 3), "plan", "plan"]
+
+
+def test_a_dry_run_restarts_nothing(tmp_path: Path) -> None:
+    begun = {"group": 0, "cycle": 1, "before": 0.1, "after": 0.2, "state": "keep"}
+    decided = next(a for told in audited.accounts().values() for a in told if a.number == 6)
+    dry = audited.decision(5, replace(decided, dry=True))
+    restart = ("restart", {**begun, "hyperparameter": "lr"})
+    found = entries_of(tmp_path, {5: [("decision", dry)], 7: [restart]})
+    assert [entry.who for entry in found] == ["restart_trigger", "plan"]
+    assert summary(found).dry
 
 
 def test_what_another_library_did_is_told_too(tmp_path: Path) -> None:

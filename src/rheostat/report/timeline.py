@@ -164,7 +164,8 @@ class _Course:
     def decision(self, batch: int, account: Account) -> Entry:
         """A regime's decision after a batch."""
         act = account.done or account.asked or {}
-        if act.get("kind") == "restart" and account.done is not None and account.outcome is None:
+        done = account.done is not None and not account.dry
+        if done and act.get("kind") == "restart" and account.outcome is None:
             self._restarting = account.who
         return Entry(
             batch=batch,
