@@ -20,11 +20,10 @@ from rheostat.report.timeline import Entry
 HEADER = {"arm": "a", "recipe": {"optimizer": "adamw@1"}, "parameters": 30, "seeds": [1, 2]}
 
 
-def decided(who: str, after: float, **more: Any) -> Entry:
+def decided(who: str, after: float, verdict: str = "accepted", times: int = 1) -> Entry:
     """A decision before which the loss was 2."""
     outcome = None if math.isnan(after) else Outcome(2.0, after)
-    told = {"subject": "lr", "change": "", "why": "", "evidence": {}, "outcome": outcome, **more}
-    return Entry(0, None, None, who, told.pop("verdict", "accepted"), **told)
+    return Entry(0, None, None, who, verdict, "lr", "", "", {}, outcome, times)
 
 
 @pytest.fixture
@@ -51,8 +50,8 @@ def test_decisions_are_counted_and_the_median_change_is_told(record: RunRecord) 
 
 def test_groups_come_by_size_and_what_is_frequent_first(record: RunRecord) -> None:
     often = [decided("plateau", 1.0), decided("plateau", 1.0), decided("spike_guard", math.nan)]
-    sizes: list[Mapping[str, Any]] = [{"parameters": n} for n in (1000, 30, 200)]
-    found = patterns(runs_of(record, *((size, often) for size in (*sizes, {}))), "parameters")
+    sizes: list[dict[str, Any]] = [*({"parameters": n} for n in (1000, 30, 200)), {}]
+    found = patterns(runs_of(record, *((size, often) for size in sizes)), "parameters")
     groups = ["30", "200", "1000", ABSENT]
     assert [(row.group, row.who) for row in found] == [
         (group, who) for group in groups for who in ("plateau", "spike_guard")
