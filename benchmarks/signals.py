@@ -1,27 +1,29 @@
 """What signals cost: training steps with a monitor and without, in turn, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/signals.py [--threads N] [--rounds N] [--only PATTERN]
+    OMP_NUM_THREADS=1 python benchmarks/signals.py [--threads N] [--rounds N] [--only NAME] [--each]
 
 Two models are trained with torch's AdamW: an MLP of 25,194 parameters (64-256-32-10, batch 64),
 and a transformer of 1.8 M (4 layers of 192, sequences of 64, batch 8). In each round both ways
 train some steps, in turn; given is the median over rounds of the difference, for each step and
-relative to the step. With one thread it is processor time, which a busy machine disturbs less. "one
-norm" is one `_foreach_norm` of the gradients in a monitor's place.
+relative to the step. With one thread it is processor time, which a busy machine disturbs less.
+"one norm" is one `_foreach_norm` of the gradients in a monitor's place; `--each` times the calls of
+every signal by itself, in the same steps, in units of that norm.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from rheostat.core.registry import component
+from rheostat.core.registry import component, components
 from rheostat.signals.monitor import Monitor
 
 EIGHT = (
@@ -129,24 +131,73 @@ def compare(
     return plain, added, statistics.median(b / a - 1 for a, b in pairs)
 
 
+def rows(make: Callable[[], Task]) -> list[tuple[str, tuple[str, ...], int, str]]:
+    """What is measured on one model: in words, the signals, how often, and what is wanted."""
+    small = make is mlp
+    return [
+        ("one norm every step", (), 1, ""),
+        ("eight signals every step", EIGHT, 1, "wanted ≤ 60 µs" if small else "wanted ≤ 5 %"),
+        ("eight signals every 16", EIGHT, 16, "wanted ≤ 2 %" if small else "wanted ≤ 1 %"),
+        ("nineteen every step", MORE, 1, ""),
+        ("nineteen every 16", MORE, 16, ""),
+    ]
+
+
+def each() -> list[str]:
+    """Every signal that needs no report of the loop."""
+    ours = (one for one in components("signal") if one.ours)
+    return [one.name for one in ours if not one.factory().reported]
+
+
+def inside(make: Callable[[], Task], names: Sequence[str]) -> list[float]:
+    """Seconds that one norm takes, and the calls of a monitor of each signal by itself: medians
+    over the same steps, in which all are called one after another."""
+    torch.manual_seed(0)
+    model, loss_of = make()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    alone: list[Monitor | Norm] = [Norm(model)]
+    for name in names:
+        signal = component(name, "signal").factory(every=1)
+        alone.append(Monitor([*signal.needs, signal], model, optimizer))
+    taken: list[list[float]] = [[] for _ in alone]
+    for _ in range(300 if make is mlp else 30):
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        before = [_timed(one.before_step) for one in alone]
+        optimizer.step()
+        after = [_timed(functools.partial(one.after_step, loss)) for one in alone]
+        for times, a, b in zip(taken, before, after, strict=True):
+            times.append(a + b)
+    return [statistics.median(times) for times in taken]
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--only", default="*")
+    parser.add_argument("--only", default="*", help="rows whose name fits this shell pattern")
+    parser.add_argument("--each", action="store_true", help="each signal by itself")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(f"torch {torch.__version__}, {given.threads} thread(s), {given.rounds} rounds")
     for make in (mlp, transformer):
-        small = make is mlp
-        for about, names, every, wanted in (
-            ("one norm every step", (), 1, ""),
-            ("eight signals every step", EIGHT, 1, "wanted ≤ 60 µs" if small else "wanted ≤ 5 %"),
-            ("eight signals every 16", EIGHT, 16, "wanted ≤ 2 %" if small else "wanted ≤ 1 %"),
-            ("nineteen every step", MORE, 1, ""),
-            ("nineteen every 16", MORE, 16, ""),
-        ):
+        if given.each:
+            norm, *found = inside(make, each())
+            print(
+                f"{make.__name__}, one norm: {1e6 * norm:.1f} µs; each signal by itself, in norms"
+            )
+            for name, seconds in zip(each(), found, strict=True):
+                print(f"  {name:<24} {seconds / norm:6.2f}", flush=True)
+            continue
+        for about, names, every, wanted in rows(make):
             row = f"{make.__name__}, {about}"
             if fnmatch.fnmatch(row, given.only):
                 plain, added, share = compare(make, names, every, given)

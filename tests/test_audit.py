@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from rheostat.record.log import EventLog
 from rheostat.record.run import LOG_NAME, RunRecord
 from rheostat.record.store import Store, StoredRun
 from rheostat.regimes.account import Account
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "guide" / "regimes.md").read_text("utf-8")
 
 Done = tuple[int, str, str]
 Rheostat = Callable[..., Done]
@@ -56,12 +59,14 @@ def store(runs: Path, tmp_path: Path) -> str:
             directory = opened.run_directory("sizes", f"{name}.0")
             shutil.copytree(runs / name, directory)
             record = RunRecord.read(directory)
-            made: dict[str, Any] = {
-                **dict.fromkeys(("metrics", "fingerprints", "environment"), {}),
-                **{"started": "2026-11-22T00:00:00Z", "seconds": 1.0, "status": "done"},
-                **{"metric": 1.0, "seed": 0, "content_hash": record.content_hash},
+            row = {"id": f"{name}.0", "arm": name, "seed": 0, "status": "done", "metric": 1.0}
+            about: dict[str, Any] = {
+                "environment": {},
+                "started": "2026-11-22T00:00:00Z",
+                "seconds": 1.0,
             }
-            opened.add_run("sizes", StoredRun(id=f"{name}.0", arm=name, **made))
+            made: dict[str, Any] = {**row, **about, "metrics": {}, "fingerprints": {}}
+            opened.add_run("sizes", StoredRun(content_hash=record.content_hash, **made))
     return str(tmp_path / "store")
 
 
@@ -85,6 +90,12 @@ def test_a_timeline_and_its_filters(rheostat: Rheostat, runs: Path) -> None:
         code, told, _ = rheostat("audit", str(runs / "b"), *options, "--json")
         assert code == 0
         assert [entry["batch"] for entry in json.loads(told)["entries"]] == batches
+
+
+def test_the_guide_shows_what_is_printed(rheostat: Rheostat) -> None:
+    audited.write_run(Path("runs/a"))
+    (shown,) = re.findall(r"```\n\$ rheostat (audit .*?)\n(.*?)```", GUIDE, re.DOTALL)
+    assert rheostat(*shown[0].split()) == (0, shown[1], "")
 
 
 def test_accounts_come_back_from_the_json(rheostat: Rheostat, runs: Path) -> None:

@@ -49,6 +49,7 @@ def test_every_step_is_recorded(tmp_path: Path) -> None:
     assert record.status == "done"
     assert record.header["seed"] == 7
     assert record.header["weights"] == start
+    assert record.header["parameters"] == sum(p.numel() for p in model.parameters())
     assert record.fingerprint == fingerprint(model.state_dict())
     assert record.header["recipe_hash"] == rs.Recipe.load(RECIPE).bind(10).hash
     schedule = rs.schedules.cosine_restarts(0.1, steps=10, period=4)

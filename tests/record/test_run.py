@@ -274,6 +274,15 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         RunRecord.read(tmp_path)
 
 
+def test_steps_in_another_shape_are_refused_in_one_line(tmp_path: Path) -> None:
+    log = EventLog.create(tmp_path / LOG_NAME)
+    log.append("start", {"format": 1, "header": {}})
+    log.append("steps", {"first": 0, "count": 1, "series": {"loss": [1.0]}})
+    log.close()
+    with pytest.raises(InputError, match=r"not written as this rheostat writes them \(KeyError"):
+        RunRecord.read(tmp_path)
+
+
 def test_a_newer_format_is_the_environments_fault(tmp_path: Path) -> None:
     log = EventLog.create(tmp_path / LOG_NAME)
     log.append("start", {"format": 2, "header": {}})

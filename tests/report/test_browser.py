@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.references import audited
+from tests.report.regimes import with_regime
 
 from rheostat.lab.results import Results
+from rheostat.record.run import RunRecord
 from rheostat.report.figures import draw
 from rheostat.report.html import page
+from rheostat.report.run_page import run_page
+from rheostat.report.timeline import timeline
 
 pytestmark = pytest.mark.chromium
 
@@ -28,7 +33,7 @@ class Seen:
     def drawn(self) -> list[str]:
         """The ids of the plots that Plotly filled with a drawing."""
         return re.findall(
-            r'<div id="(figure-[a-z-]+)" class="plot js-plotly-plot"[^>]*>(?=.{0,600}main-svg)',
+            r'<div id="(figure-[a-z0-9-]+)" class="plot js-plotly-plot"[^>]*>(?=.{0,600}main-svg)',
             self.dom,
         )
 
@@ -61,10 +66,18 @@ def browse(chromium: Path, tmp_path: Path) -> Callable[[str], Seen]:
 def test_figures_are_drawn_and_the_console_is_silent(
     browse: Callable[[str], Seen], results: Results
 ) -> None:
-    seen = browse(page(results))
+    marked = with_regime(results, "cosine", "step")
+    seen = browse(page(marked))
     assert seen.console == ()
-    assert seen.drawn == [figure.name for figure in draw(results)]
+    assert seen.drawn == [figure.name for figure in draw(marked)]
     assert len(seen.drawn) == 8
+
+
+def test_the_page_of_a_run_is_drawn(browse: Callable[[str], Seen], tmp_path: Path) -> None:
+    record = RunRecord.read(audited.write_run(tmp_path / "run"))
+    seen = browse(run_page(record, timeline(record)))
+    assert seen.console == ()
+    assert seen.drawn == ["figure-0", "figure-1", "figure-2", "figure-3"]
 
 
 def test_a_request_would_be_seen(browse: Callable[[str], Seen], results: Results) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -131,6 +132,16 @@ def test_a_restart_is_of_who_decided_it_and_the_next_is_not(tmp_path: Path) -> N
     assert [entry.who for entry in found] == [*(["restart_trigger"] * 3), "plan", "plan"]
 
 
+def test_a_dry_run_restarts_nothing(tmp_path: Path) -> None:
+    begun = {"group": 0, "cycle": 1, "before": 0.1, "after": 0.2, "state": "keep"}
+    decided = next(a for told in audited.accounts().values() for a in told if a.number == 6)
+    dry = audited.decision(5, replace(decided, dry=True))
+    restart = ("restart", {**begun, "hyperparameter": "lr"})
+    found = entries_of(tmp_path, {5: [("decision", dry)], 7: [restart]})
+    assert [entry.who for entry in found] == ["restart_trigger", "plan"]
+    assert summary(found).dry
+
+
 def test_what_another_library_did_is_told_too(tmp_path: Path) -> None:
     scale = {"kind": "scale", "hyperparameter": "lr", "factor": 0.1}
     (entry,) = entries_of(
@@ -151,8 +162,10 @@ def test_sums(tmp_path: Path) -> None:
     assert (sums.decisions, sums.octaves, sums.rollbacks, sums.dry) == (21, 3.0, 1, False)
 
 
-def test_a_decision_that_is_none_is_named_by_file_and_line(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"events\.jsonl:3: this is no account"):
         entries_of(tmp_path, {0: [("decision", {"number": 1, "who": "x"})]}, steps=1)
+    with pytest.raises(InputError, match=r"events\.jsonl:3: no skipped of ours \(KeyError"):
+        entries_of(tmp_path / "note", {0: [("skipped", {})]}, steps=1)
     with pytest.raises(InputError, match="this is no account"):
         account_of({"number": 1})

@@ -217,6 +217,7 @@ def _header(recipe: Recipe, model: nn.Module, optimizer: Optimizer | Followed) -
     return {
         "recipe": recipe.canonical(),
         "recipe_hash": recipe.hash,
+        "parameters": sum(param.numel() for param in model.parameters()),
         "weights": fingerprint(model.state_dict()),
         "tensors": {
             "names": section_names(trained_names(optimizer)),

@@ -56,7 +56,10 @@ _GROUPS: Mapping[Cause, tuple[str, ...]] = {
 }
 """Cause -> the keys of the recorded environment that are of it, in the order they are asked."""
 
-_OWN = ("recipe", "recipe_hash", "weights", "tensors", "restarts", "environment", FACTS)
+_OWN = (
+    *("recipe", "recipe_hash", "parameters", "weights", "tensors", "restarts", "environment"),
+    FACTS,
+)
 """Keys of the header that are not the user's."""
 
 

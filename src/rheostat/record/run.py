@@ -89,7 +89,13 @@ class RunRecord:
             raise InputError(f"{path}:{finish[0] + 1}: the log goes on after the run's finish")
         ending: JsonObject = lines[-1].event().fields if finish else {}
         metrics = cast("dict[str, float | str]", ending.get("metrics", {}))
-        series, notes = _read_series(directory, lines)
+        try:
+            series, notes = _read_series(directory, lines)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: its steps are not written as this rheostat writes them ({error!r}): read "
+                "it with the version that wrote it"
+            ) from error
         return cls(
             directory=directory,
             header=start["header"],

@@ -93,10 +93,11 @@ def on_curve(
     kept = np.flatnonzero(np.isfinite(values))
     if not kept.size:
         return []
+    batches, heights = steps[kept], values[kept]
     found: list[Mark] = []
     for entry in entries:
-        row = int(np.searchsorted(steps[kept], entry.batch, side="right")) - 1
-        found.append(Mark(entry, float(values[kept][max(0, row)]), whose, whose))
+        row = int(np.searchsorted(batches, entry.batch, side="right")) - 1
+        found.append(Mark(entry, float(heights[max(0, row)]), whose, whose))
     return found
 
 

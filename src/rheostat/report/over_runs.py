@@ -92,7 +92,8 @@ def with_marks(figure: Figure, found: list[Json]) -> Figure:
 
 
 def _moves_lr(entry: Entry) -> bool:
-    done = entry.account is None or entry.account.done is not None
+    account = entry.account
+    done = account is None or (account.done is not None and not account.dry)
     return done and (entry.subject in ("lr", "restart") or is_back(entry))
 
 

@@ -99,25 +99,29 @@ def account_of(written: Mapping[str, Any]) -> Account:
 def timeline(record: RunRecord) -> list[Entry]:
     """Everything that happened, by batch.
 
-    Raises InputError naming the run where a decision cannot be read.
+    Raises InputError naming file and line where something cannot be read.
     """
     course = _Course(record)
     found: list[Entry] = []
     places: dict[tuple[int, int], int] = {}
     for event in record.events:
-        if event.kind != DECISION:
-            if event.kind in _TELLERS:
+        try:
+            if event.kind == DECISION and "number" in event.fields:
+                account = account_of(event.fields)
+                # It comes again with its outcome, or once more refused: it stays where it was.
+                place = places.setdefault((account.number, account.at), len(found))
+                if place == len(found):
+                    found.append(course.decision(int(event.fields["step"]), account))
+                else:
+                    found[place] = course.decision(found[place].batch, account)
+            elif event.kind == DECISION:
+                found.append(course.foreign(event))
+            elif event.kind in _TELLERS:
                 found.append(course.other(event))
-        elif "number" in event.fields:
-            account = _read(event, record)
-            # It comes again with its outcome, or once more refused: it stays where it was first.
-            place = places.setdefault((account.number, account.at), len(found))
-            if place == len(found):
-                found.append(course.decision(int(event.fields["step"]), account))
-            else:
-                found[place] = course.decision(found[place].batch, account)
-        else:
-            found.append(course.foreign(event))
+        except (KeyError, TypeError, ValueError) as error:
+            why = error if isinstance(error, InputError) else f"no {event.kind} of ours ({error!r})"
+            line = f"{record.directory / LOG_NAME}:{event.seq + 1}"
+            raise InputError(f"{line}: {why}") from error
     return sorted(found, key=lambda entry: entry.batch)
 
 
@@ -142,13 +146,6 @@ def _spent(account: Account) -> float:
     return cost(act) if isinstance(act, Scale | Grow | Restart) else 0.0
 
 
-def _read(event: Event, record: RunRecord) -> Account:
-    try:
-        return account_of(event.fields)
-    except (InputError, KeyError) as error:
-        raise InputError(f"{record.directory / LOG_NAME}:{event.seq + 1}: {error}") from error
-
-
 class _Course:
     """A run's series, as what happened is put beside them."""
 
@@ -167,7 +164,8 @@ class _Course:
     def decision(self, batch: int, account: Account) -> Entry:
         """A regime's decision after a batch."""
         act = account.done or account.asked or {}
-        if act.get("kind") == "restart" and account.done is not None and account.outcome is None:
+        done = account.done is not None and not account.dry
+        if done and act.get("kind") == "restart" and account.outcome is None:
             self._restarting = account.who
         return Entry(
             batch=batch,
@@ -272,7 +270,8 @@ def _restarted(fields: JsonObject) -> _Told:
 
 
 def _replanned(fields: JsonObject) -> _Told:
-    old, new = _schedule(fields["old"]), _schedule(fields["new"])
+    old = _schedule(fields["old"])
+    new = _schedule(fields["new"]).replace(old, "it")
     why = f"{fields['operation']}, group {fields['group']}: {old} becomes {new}"
     return "user", "replanned", fields["hyperparameter"], "", why
 
