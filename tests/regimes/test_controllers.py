@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "restart_trigger": {},
     "shift_responder": {},
     "spike_guard": {},
+    "starting_rate": {"low": 3e-4},
 }
 PARTS = {  # the bounds of its own part that a card promises
     "plateau": {"lr": (0.0, 1.0)},
@@ -38,6 +39,7 @@ PARTS = {  # the bounds of its own part that a card promises
     "momentum_damping": {"momentum": (1.0, 8.0)},
     "decay_balance": {"weight_decay": (1 / 8, 8.0)},
     "spike_guard": {"lr": (1 / 8, 1.0), "max_norm": (1 / 2, 1.0)},
+    "starting_rate": {"lr": (1 / 64, 64.0)},
     "shift_responder": {"lr": (1.0, 1.5), "weight_decay": (1.0, 1.5), "pull": (1.0, 1.0)},
 }
 NAMES = sorted(ARGUMENTS)
@@ -87,7 +89,10 @@ _CLEAN = {"max_norm": 1.75}
 
 
 def false_alarms(name: str, steps: int) -> int:
-    rig = Rig(make(name, **ARGUMENTS[name]), **_CLEAN).run(clean(7, steps))
+    stream: Stream = clean(7, steps)
+    if name == "starting_rate":  # which looks at the beginning
+        stream = ({**step, "loss": step["loss"] + 20 * 0.9**i} for i, step in enumerate(stream))
+    rig = Rig(make(name, **ARGUMENTS[name]), **_CLEAN).run(stream)
     return len(rig.decisions)
 
 
@@ -129,6 +134,7 @@ _QUICK: dict[str, dict[str, Any]] = {
     "restart_trigger": {"window": 48, "patience": 1, "spacing": 10},
     "shift_responder": {"hold": 10, "rest": 10},
     "spike_guard": {"calm": 10},
+    "starting_rate": {"settle": 8},
 }
 
 

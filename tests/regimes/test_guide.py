@@ -52,4 +52,4 @@ def test_the_numbers_on_the_page_are_the_defaults() -> None:
     assert (terms.cooldown, terms.history, terms.budget, terms.deaf) == (20, 96, 48, 200)
     assert (terms.trial_from, terms.convinced) == (0.9, 1.0)
     assert (care.every, care.survive, care.streak, care.persist) == (100, 50, 5, 10)
-    assert (care.backoff, care.hold) == (0.5, 100)
+    assert (care.backoff, care.hold, bounds.ease) == (1 / 8, 20, 1 / 32)

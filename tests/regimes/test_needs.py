@@ -30,6 +30,7 @@ READS = {
     "restart_trigger": {"gradient_norm"},
     "shift_responder": {"page_hinkley", "kolmogorov_smirnov"},
     "spike_guard": {"gradient_norm"},
+    "starting_rate": {"update_ratio"},
 }
 
 TOLD = {

@@ -68,9 +68,7 @@ class Start:
     save_every: int | None = None
 
 
-def of_recipe(
-    recipe: Recipe, model: nn.Module, judged: tuple[str, int], start: Start
-) -> Trainee:
+def of_recipe(recipe: Recipe, model: nn.Module, judged: tuple[str, int], start: Start) -> Trainee:
     """The trainee that a recipe makes; its regime is told what a contestant is. Raises what
     `attach` raises."""
     resume = "never" if start.save_every is None else "auto"

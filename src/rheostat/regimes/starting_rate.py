@@ -86,7 +86,9 @@ def starting_rate(
         if small and memory["wanted"] is None and share * _NEAR < most:
             memory["since"] = 0
             up = min(target / ratio if ratio else math.inf, most / share)
-            said = f"an update moves the weights by {ratio:.2g} of their norm: the rate is too small"
+            said = (
+                f"an update moves the weights by {ratio:.2g} of their norm: the rate is too small"
+            )
             numbers = {"ratio": ratio}
             return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=True)
         if not judged:

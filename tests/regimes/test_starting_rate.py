@@ -1,0 +1,99 @@
+"""The starting rate: orders of magnitude are corrected once, and a sound rate is left alone."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from tests.references.rig import Rig, make, scales
+
+WARMUP, PEAK = 20, 0.1
+
+
+def begin(
+    rig: Rig, loss: Callable[[int], float], ratio: Callable[[float], float], steps: int = 300
+) -> Rig:
+    """A run with a warm-up and then a falling rate; it goes back to its start where it is asked to.
+    `ratio` is how far an update moves the weights under a factor on the rate."""
+    noise, update = random.Random(3), 0
+    for _ in range(steps):
+        update += 1
+        rig.steps = update - 1
+        rig.planned["lr"] = PEAK * min(update / WARMUP, 1) * (1 - update / 1000)
+        moved = ratio(rig.share()) * min(update / WARMUP, 1) * math.exp(noise.gauss(0, 0.1))
+        found = rig.feed(loss(update) + noise.gauss(0, 0.01), update_ratio=moved)
+        if any(decision.kind == "roll_back" for decision in found):
+            update = 0
+    return rig
+
+
+def falling(update: int) -> float:
+    """A loss that falls."""
+    return 2.3 * math.exp(-update / 60)
+
+
+def test_a_sound_rate_is_never_touched() -> None:
+    rig = begin(Rig(make("starting_rate")), falling, lambda share: 0.01 * share)
+    assert rig.decisions == []
+    assert rig.memory["sound"]
+    after = begin(rig, lambda _: 50.0, lambda _: 1e-9)
+    assert after.decisions == [], "it is silent for good"
+
+
+@pytest.mark.parametrize("off", [3e-5, 1e-3, 2e-3])
+def test_a_rate_too_small_is_raised_to_the_target_at_once(off: float) -> None:
+    rig = begin(Rig(make("starting_rate")), falling, lambda share: off * share)
+    ((step, factor),) = scales(rig)
+    assert WARMUP < step < WARMUP + 16, "not while the plan still warms up"
+    assert factor == pytest.approx(min(64.0, 0.01 / off), rel=0.2)
+    assert rig.memory["sound"]
+    (decision,) = [one for _, one in rig.decisions]
+    assert decision.trial, "what is raised is measured"  # type: ignore[union-attr]
+
+
+def test_a_rate_too_large_goes_back_to_the_start_and_is_lowered_until_it_is_sound() -> None:
+    rig = Rig(make("starting_rate"))
+
+    def loss(update: int) -> float:
+        """Falls in the warm-up; under more than a tenth of the rate it rises again."""
+        return falling(update) if rig.share() < 0.1 or update < 15 else 3.0
+
+    begin(rig, loss, lambda share: 0.5 * share)
+    assert rig.kinds() == ["roll_back", "scale", "roll_back", "scale"]
+    assert rig.share() == pytest.approx(1 / 16)
+    assert rig.memory["sound"]
+
+
+def test_what_never_leaves_its_start_ends_at_the_bound() -> None:
+    rig = Rig(make("starting_rate", most=20.0))
+    begin(rig, lambda _: 2.3, lambda share: 0.5 * share, steps=600)
+    assert rig.share() == pytest.approx(1 / 20)
+    assert rig.kinds().count("roll_back") == 3
+    assert rig.memory["sound"]
+
+
+def test_where_it_is_stuck_a_small_ratio_means_too_small() -> None:
+    rig = begin(Rig(make("starting_rate")), lambda _: 2.3, lambda share: 0.005 * share, steps=80)
+    ((_, factor),) = scales(rig)
+    assert factor == pytest.approx(2, rel=0.2)
+    assert "roll_back" not in rig.kinds()
+
+
+def test_what_was_refused_is_asked_for_again() -> None:
+    rig = Rig(make("starting_rate"))
+    begin(rig, lambda update: falling(update) if update < 15 else 3.0, lambda _: 0.5, steps=62)
+    assert rig.kinds() == ["roll_back", "scale"]
+    rig.shares.clear()  # it was not granted
+    begin(rig, falling, lambda _: 0.5, steps=1)
+    assert rig.kinds() == ["roll_back", "scale", "scale"]
+
+
+def test_a_constant_plan_has_no_warm_up_to_wait_for() -> None:
+    rig = Rig(make("starting_rate"))
+    for step in range(20):
+        rig.feed(falling(step), update_ratio=1e-4)
+    ((step, factor),) = scales(rig)
+    assert step <= 10
+    assert factor == pytest.approx(64)
