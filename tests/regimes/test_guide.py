@@ -11,6 +11,8 @@ import torch
 from tests.references.table import strangers_gone
 
 import rheostat as rs
+from rheostat.recipes.decisions import decisions
+from rheostat.record.run import RunRecord
 from rheostat.regimes.grants import Terms
 from rheostat.regimes.safeguard import Care
 
@@ -18,11 +20,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "guide" / "regimes.md"
 TEXT = PAGE.read_text("utf-8")
 
 
-def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "the_guide"}
     with strangers_gone():
         for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
             exec(block, names)
+    watched = decisions(RunRecord.read("runs/watched"))
+    assert any(one.done and one.done["kind"] == "roll_back" for one in watched)
     told = capsys.readouterr().out
     assert "300 careful accepted" in told
     assert "is usual" in told

@@ -63,18 +63,8 @@ def starting_rate(
             return _lowered(now, memory["wanted"])
         if not now.applied or not math.isfinite(now.loss):
             return None
-        if now.step < memory["step"]:  # back at the start
-            memory.update(losses=[], ratios=[], best=math.inf, since=0)
-        planned = now.planned.get("lr", 0.0)
-        rises, memory["planned"] = planned > memory["planned"], planned
-        memory["step"], memory["since"] = now.step, 0 if rises else memory["since"] + 1
-        level = _follow(memory, "losses", now.loss)
-        ratio = _follow(memory, "ratios", now["update_ratio"])
-        if level is None or ratio is None:
-            return None
-        memory["first"] = level if memory["first"] is None else memory["first"]
-        memory["best"] = min(memory["best"], level)
-        if memory["since"] < _BLOCK:
+        level, ratio = _taken_in(now, memory)
+        if level is None or ratio is None or memory["since"] < _BLOCK:
             return None
         return _judged(now, memory, level, ratio)
 
@@ -109,6 +99,20 @@ def starting_rate(
     start: Memory = {"losses": [], "ratios": [], "best": math.inf, "first": None, "since": 0}
     start.update(planned=0.0, step=0, wanted=None, sound=False)
     return Controller(decide, ("update_ratio",), ("lr",), start, priority=100)
+
+
+def _taken_in(now: Now, memory: Memory) -> tuple[float | None, float | None]:
+    """The levels of the loss and of the ratio with this step; None before there are any."""
+    if now.step < memory["step"]:  # back at the start
+        memory.update(losses=[], ratios=[], best=math.inf, since=0)
+    planned = now.planned.get("lr", 0.0)
+    rises, memory["planned"] = planned > memory["planned"], planned
+    memory["step"], memory["since"] = now.step, 0 if rises else memory["since"] + 1
+    level = _follow(memory, "losses", now.loss)
+    if level is not None:
+        memory["first"] = level if memory["first"] is None else memory["first"]
+        memory["best"] = min(memory["best"], level)
+    return level, _follow(memory, "ratios", now["update_ratio"])
 
 
 def _follow(memory: Memory, name: str, value: float) -> float | None:
