@@ -10,7 +10,7 @@ from rheostat.core.errors import InputError, MachineError
 from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.recipes.build import placed
-from rheostat.recipes.parts import Parts, Piece, RegimePart
+from rheostat.recipes.parts import Parts, Piece, RegimePart, without
 from rheostat.regimes.grants import Terms
 from rheostat.regimes.knobs import Bounds
 from rheostat.regimes.regime import Regime
@@ -48,4 +48,5 @@ def _made(piece: Piece) -> Controller:
 def terms_of(terms: Mapping[str, Any]) -> Terms:
     """The terms that a recipe writes out."""
     own = arguments_of(Bounds)["own"].check(terms["bounds"]["own"])[0]
-    return Terms(**{**terms, "bounds": Bounds(**{**terms["bounds"], "own": own})})
+    bounds = Bounds(**{**terms["bounds"], "own": own})
+    return Terms(bounds=bounds, **without(terms, ("bounds",)))
