@@ -92,7 +92,6 @@ FEATURES: dict[str, dict[str, Any]] = {
                 "blend": {"schedule": "linear", "peak": 1.0, "floor": 0.0},
             }
         ],
-        "regime": [{"controller": "hand_over", "at": 5}],
         "steps": 50,
     },
     "part_of_a_tuple": {
