@@ -157,6 +157,10 @@ def test_overrides_reach_into_short_forms() -> None:
         "regime.controllers.0.z=5", "regime.terms.budget=3", "regime.dry_run=true", regime=SHORT
     )
     assert (long["controllers"][0]["z"], long["terms"]["budget"], long["dry_run"]) == (5, 3, True)
+    document = open_recipe(
+        {"optimizer": "adamw", "safeguards": True}, read_overrides(["safeguards.keep=3"])
+    )
+    assert Recipe.load(document).canonical()["safeguards"]["keep"] == 3
     assert set_("regime=[plateau]", regime=LONG)["controllers"][0]["controller"] == "plateau@1"
     assert set_("regime={replay: runs/a}", regime=LONG) == {"replay": "runs/a"}
     with pytest.raises(InputError, match=r"regime\[0\]\.z"):

@@ -47,8 +47,7 @@ def warnings_of(document: Document) -> list[Problem]:
     is swept, whose values are unusual on purpose."""
     study = _Study(document)
     study.read()
-    sweep = cast("dict[str, Any]", document.data).get("sweep") or {}
-    swept = str(sweep.get("key", "")).partition(".")[0]
+    swept = str(document.get(("sweep", "key")) or "").partition(".")[0]
     within = re.compile(rf"(recipe|arms\.[^.]+)\.{re.escape(swept)}\b")
     return [each for each in study.warnings if not (swept and within.match(each.path))]
 
