@@ -17,6 +17,8 @@ from rheostat.core.durable import canonical_json, content_hash
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import components
 from rheostat.lab.plan import Plan, load_any
+from rheostat.lab.study_file import warnings_of
+from rheostat.recipes.formats import read_text
 
 STUDY = """\
 # A comment
@@ -459,3 +461,22 @@ def test_a_plan_can_be_given_as_a_mapping() -> None:
     source["arms"]["b"]["lr"] = -1
     with pytest.raises(InputError, match=r"^arms\.b\.lr: -1 should be greater than or equal to 0$"):
         Plan.load(source)
+
+
+def test_what_the_arms_might_not_mean_is_told_once_and_nothing_of_what_is_swept() -> None:
+    text = changed("constant: {lr: 0.1}", "constant: {lr: 7, regime: [plateau, plateau]}")
+    text = text.replace(
+        "momentum: 0.9}", "momentum: 0.9, weight_decay: 0, regime: [restart_trigger]}"
+    )
+    text = text.replace("step: {lr: {schedule: step, peak: 0.1}}", "step: {lr: 0.2}")
+    found = [(w.code, w.path) for w in warnings_of(read_text(text, "s.yaml"))]
+    assert found == [
+        ("RH021", "recipe.regime[0]"),
+        ("RH019", "arms.constant.lr"),
+        ("RH023", "arms.constant.regime[1]"),
+    ]
+    text = (
+        text.replace("peak: 0.1", "peak: 0.2") + "sweep: {key: lr, values: [1, 7]}\njudge: width\n"
+    )
+    found = [(w.code, w.path) for w in warnings_of(read_text(text, "s.yaml"))]
+    assert found == [("RH021", "recipe.regime[0]"), ("RH023", "arms.constant.regime[1]")]

@@ -17,6 +17,13 @@ from rheostat.recipes.recipe import Recipe
 FOLDER = Path(__file__).with_suffix("")
 COSINE = {"schedule": "cosine", "peak": 0.1, "warmup": 10}
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "batch_growth": {"batch": 64},
+    "decay_balance": {"updates_per_epoch": 100},
+    "hand_over": {"at": 10},
+}
+"""The arguments without which a controller cannot be made."""
+
 FEATURES: dict[str, dict[str, Any]] = {
     "chain": {
         "chain": [
@@ -60,6 +67,33 @@ FEATURES: dict[str, dict[str, Any]] = {
         "lr": {"schedule": "cosine_restarts", "peak": 0.1, "period": 10, "multiplier": 2},
         "steps": 70,
     },
+    "regime": {
+        "optimizer": "adamw",
+        "lr": COSINE,
+        "regime": {
+            "controllers": [
+                "spike_guard",
+                {"controller": "plateau", "patience": 20},
+                {"controller": "batch_growth", "batch": 64},
+            ],
+            "terms": {"budget": 12, "bounds": {"floor": 0.1, "own": {"momentum": [1.0, 4.0]}}},
+            "dry_run": True,
+        },
+        "safeguards": {"every": 50, "bad_batches": "keep"},
+        "steps": 100,
+    },
+    "replay": {"optimizer": "sgd", "regime": {"replay": "runs/a"}},
+    "blend": {
+        "chain": [
+            {
+                "transform": "blend",
+                "first": ["scale_by_adam"],
+                "second": [{"transform": "trace", "named": "slow"}],
+                "blend": {"schedule": "linear", "peak": 1.0, "floor": 0.0},
+            }
+        ],
+        "steps": 50,
+    },
     "part_of_a_tuple": {
         "optimizer": "adamw",
         "betas": [0.9, {"schedule": "cosine", "peak": 0.99, "floor": 0.9}],
@@ -69,9 +103,14 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 
 def exhibits() -> dict[str, dict[str, Any]]:
-    """Name -> a recipe, for every optimizer and for every feature of the grammar."""
-    optimizers = [of for of in components("optimizer") if of.ours]
-    plain: dict[str, dict[str, Any]] = {of.ref: {"optimizer": of.ref} for of in optimizers}
+    """Name -> a recipe, for every optimizer, controller and feature of the grammar."""
+    plain: dict[str, dict[str, Any]] = {}
+    for of in components():
+        if of.ours and of.kind == "optimizer":
+            plain[of.ref] = {"optimizer": of.ref}
+        elif of.ours and of.kind == "controller":
+            controller = {"controller": of.ref, **NEEDED.get(of.name, {})}
+            plain[of.ref] = {"optimizer": "sgd", "regime": [controller]}
     return {**plain, **FEATURES}
 
 

@@ -148,7 +148,8 @@ from rheostat.recipes.explain_words import as_page, as_text
 with torch.device("meta"):
     net = Transformer(32, 4096, 11008, 32000)
 start = time.process_time()
-made = explain(recipe(TEXT, 10_000), net, ranks=8)
+watched = "regime: [spike_guard]\\nsafeguards: true\\n"
+made = explain(recipe(TEXT + watched, 10_000), net, ranks=8)
 as_text(made), as_page(made)
 count = sum(p.numel() for p in net.parameters())
 print(count, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

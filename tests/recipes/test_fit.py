@@ -134,6 +134,8 @@ def test_a_warning_says_where(text: str, line: str) -> None:
         ("RH023", "regime[1]"),
         ("RH024", "regime.terms.bounds.own.momentun"),
         ("RH025", "regime[0].watch"),
+        ("RH026", "regime[0]"),
+        ("RH027", "regime[0]"),
     ],
 )
 def test_a_problem_stands_where_its_key_is_written(code: str, path: str) -> None:

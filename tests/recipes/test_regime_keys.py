@@ -146,6 +146,87 @@ def test_one_annotation_is_schema_check_and_grammar(of: type) -> None:
             of(**{name: worst})
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "optimizer: sgd\nregime: [spike_gard]",
+            "2:10: regime[0]: no controller is named 'spike_gard'; did you mean 'spike_guard'?",
+        ),
+        (
+            "optimizer: sgd\nregime: [{controller: plateau, patience: 0}]",
+            "2:42: regime[0].patience: 0 should be greater than or equal to 1",
+        ),
+        (
+            "optimizer: sgd\nregime: [{patience: 5}]",
+            (
+                "2:10: regime[0]: 'controller' is missing: a name, such as adaptive_clipping, "
+                "batch_growth, decay_balance, early_stop"
+            ),
+        ),
+        (
+            "optimizer: sgd\nregime: [decay_balance]",
+            "2:10: regime[0].by: decay_balance: by='timescale' needs updates_per_epoch",
+        ),
+        (
+            "optimizer: sgd\nregime: spike_guard",
+            (
+                '2:9: regime: "spike_guard" should be a list of controllers, such as [spike_guard, '
+                "{controller: plateau, patience: 20}]"
+            ),
+        ),
+        (
+            "optimizer: sgd\nregime: {controllers: spike_guard}",
+            (
+                '2:23: regime.controllers: "spike_guard" should be a list, such as [spike_guard, '
+                "{controller: plateau, patience: 20}]"
+            ),
+        ),
+        (
+            "optimizer: sgd\nregime: {controlers: [spike_guard]}",
+            "2:10: regime.controlers: unknown key; did you mean 'controllers'?",
+        ),
+        (
+            "optimizer: sgd\nregime: {terms: {bounds: {own: {momentum: [2, 4]}}}}",
+            "2:44: regime.terms.bounds.own.momentum[0]: 2 should be less than or equal to 1",
+        ),
+        (
+            "optimizer: sgd\nregime: {terms: 3}",
+            "2:17: regime.terms: 3 should be a mapping, such as {deadband: 0.05}",
+        ),
+        (
+            "optimizer: sgd\nregime: {replay: runs/a, dry_run: true}",
+            (
+                "2:26: regime.dry_run: says what to decide, and a replay decides nothing; leave "
+                "it out"
+            ),
+        ),
+        (
+            "optimizer: sgd\nsafeguards: true\nregime: {replay: runs/a}",
+            (
+                "2:1: safeguards: a replay puts back the states that its run went back to; leave "
+                "it out"
+            ),
+        ),
+        (
+            "optimizer: sgd\nsafeguards: {evry: 3}",
+            "2:14: safeguards.evry: unknown key; did you mean 'every'?",
+        ),
+        (
+            "optimizer: sgd\nsafeguards: yes",
+            (
+                '2:13: safeguards: "yes" should be true, false, or a mapping such as {every: 50, '
+                "keep: 2}"
+            ),
+        ),
+    ],
+)
+def test_what_is_refused(text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Recipe.load(read_text(text, "r.yaml"))
+    assert str(caught.value) == f"r.yaml:{told}"
+
+
 def test_overrides_reach_into_short_forms() -> None:
     def set_(*options: str, **keys: Any) -> dict[str, Any]:
         document = open_recipe({"optimizer": "adamw", **keys}, read_overrides(options))
@@ -157,6 +238,10 @@ def test_overrides_reach_into_short_forms() -> None:
         "regime.controllers.0.z=5", "regime.terms.budget=3", "regime.dry_run=true", regime=SHORT
     )
     assert (long["controllers"][0]["z"], long["terms"]["budget"], long["dry_run"]) == (5, 3, True)
+    document = open_recipe(
+        {"optimizer": "adamw", "safeguards": True}, read_overrides(["safeguards.keep=3"])
+    )
+    assert Recipe.load(document).canonical()["safeguards"]["keep"] == 3
     assert set_("regime=[plateau]", regime=LONG)["controllers"][0]["controller"] == "plateau@1"
     assert set_("regime={replay: runs/a}", regime=LONG) == {"replay": "runs/a"}
     with pytest.raises(InputError, match=r"regime\[0\]\.z"):

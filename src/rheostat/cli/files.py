@@ -64,6 +64,7 @@ def _examined(
 ) -> tuple[dict[str, Any], list[Problem]]:
     """What a file holds, its hash and its canonical form, and all that is to be said of it."""
     from rheostat.lab.plan import load_any
+    from rheostat.lab.study_file import warnings_of
     from rheostat.recipes.formats import open_document
     from rheostat.recipes.layers import open_recipe, read_overrides
     from rheostat.recipes.models import model_of
@@ -74,7 +75,8 @@ def _examined(
         if settings or model:
             raise InputError(f"{file}: a study is checked as it stands, without --set and --model")
         kind, canonical, digest = load_any(file)
-        return {"kind": kind, "hash": digest, "canonical": canonical}, []
+        told = warnings_of(open_document(file, "study"))
+        return {"kind": kind, "hash": digest, "canonical": canonical}, told
     opened = open_recipe(file, read_overrides(settings or ()))
     recipe, problems = examine(opened, model=model_of(model) if model else None)
     problems.sort(key=lambda problem: problem.position)

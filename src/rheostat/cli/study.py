@@ -37,10 +37,14 @@ def study_run(
     """
     from rheostat.lab.execute import available_cores, execute
     from rheostat.lab.plan import Plan
+    from rheostat.lab.study_file import warnings_of
+    from rheostat.recipes.formats import open_document
     from rheostat.record.store import Store
     from rheostat.report.progress import study_progress
 
     plan = Plan.load(file)
+    for problem in warnings_of(open_document(file, "study")):
+        typer.echo(f"warning: {problem.line}", err=True)
     with Store.open(store) as opened:
         with study_progress(console(stderr=True)) as progress:
             faults = execute(

@@ -190,17 +190,20 @@ def arguments_of(factory: Callable[..., object]) -> Mapping[str, Argument]:
     parameter."""
     hints = typing.get_type_hints(factory, include_extras=True)
     parameters = inspect.signature(factory).parameters
-    made: dict[str, Any] = {}
-    if is_dataclass(factory):
-        made = {f.name: f.default_factory for f in fields(factory) if f.default_factory != MISSING}
     for name in parameters:
         if name not in hints:
             where = f"{factory.__module__}.{factory.__qualname__}"
             raise InputError(
                 f"{where}: parameter {name!r} has no annotation; its type is its schema"
             )
-    defaults = {n: made[n]() if n in made else p.default for n, p in parameters.items()}
+    defaults = {name: p.default for name, p in parameters.items()} | _made_anew(factory)
     return {name: Argument(name, hints[name], default) for name, default in defaults.items()}
+
+
+def _made_anew(factory: object) -> dict[str, Any]:
+    """The defaults that a dataclass makes for each of its objects."""
+    known = fields(factory) if is_dataclass(factory) else ()
+    return {f.name: f.default_factory() for f in known if f.default_factory is not MISSING}
 
 
 def is_number(annotation: Any) -> bool:

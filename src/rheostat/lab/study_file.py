@@ -42,6 +42,16 @@ def read_study(document: Document) -> dict[str, Any]:
     return canonical
 
 
+def warnings_of(document: Document) -> list[Problem]:
+    """What the recipes of a study's arms say and might not mean, each once; nothing of the key that
+    is swept, whose values are unusual on purpose."""
+    study = _Study(document)
+    study.read()
+    swept = str(document.get(("sweep", "key")) or "").partition(".")[0]
+    within = re.compile(rf"(recipe|arms\.[^.]+)\.{re.escape(swept)}\b")
+    return [each for each in study.warnings if not (swept and within.match(each.path))]
+
+
 class _Study:
     """A study file while it is read. A part that is wrong is None, and noted in `problems`."""
 
@@ -50,6 +60,7 @@ class _Study:
         self._reader = Reader(document)
         self._given: Mapping[str, Any] = {}
         self.problems = self._reader.problems
+        self.warnings: list[Problem] = []
 
     def read(self) -> dict[str, Any]:
         """The canonical form, worth something if `problems` stays empty."""
@@ -228,6 +239,7 @@ class _Study:
                 faults.setdefault(problem, []).append(name)
             if recipe is not None:
                 arms[name] = recipe.canonical()
+                self.warnings += [w for w in recipe.warnings if w not in self.warnings]
         self.problems += [
             _of_arms(problem, names, len(given)) for problem, names in self._shared(faults, given)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.checkpoint.save import write
 from rheostat.core.hyper import check_arguments
 from rheostat.lab.contestants import CONTESTANTS
-from rheostat.recipes.attach import attach
+from rheostat.recipes.attach import RecipeWarning, attach
 from rheostat.recipes.recipe import Recipe
 from rheostat.recipes.run import Run
 from rheostat.record.environment import environment, facts, git_state
@@ -70,19 +71,19 @@ class Start:
 
 def of_recipe(recipe: Recipe, model: nn.Module, judged: tuple[str, int], start: Start) -> Trainee:
     """The trainee that a recipe makes; its regime is told what a contestant is. Raises what
-    `attach` raises."""
+    `attach` raises; its warnings are told of the study, once."""
     resume = "never" if start.save_every is None else "auto"
-    return _Attached(
-        attach(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecipeWarning)
+        run = attach(
             recipe,
             model,
             directory=start.directory,
             about=start.about,
             resume=resume,
             save_every=start.save_every,
-        ),
-        judged,
-    )
+        )
+    return _Attached(run, judged)
 
 
 class _Attached(Trainee):

@@ -43,4 +43,6 @@ CODES: Mapping[str, Code] = {
     "RH023": Code("warning", "The same controller twice"),
     "RH024": Code("warning", "Bounds of what nobody changes"),
     "RH025": Code("error", "A controller that reads a signal which there is not"),
+    "RH026": Code("warning", "A schedule and a controller that move the same share"),
+    "RH027": Code("warning", "A noise scale, and one gradient an update"),
 }

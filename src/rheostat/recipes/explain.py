@@ -126,7 +126,7 @@ def _watching(
     parts: Parts, lines: Sequence[Served], rows: Sequence[Row], model: nn.Module
 ) -> Watching | None:
     states = [row.state for row in rows if row.state is not None]
-    weights = sum(_bytes(tensor) for tensor in model.state_dict().values())
+    weights = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
     copy = weights + sum(states) if len(states) == len(rows) else None
     written = [_written(piece) for piece in (parts.regime.controllers if parts.regime else ())]
     return watching(parts, lines, written, copy)

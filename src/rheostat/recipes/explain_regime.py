@@ -12,7 +12,7 @@ from rheostat.core.registry import component
 from rheostat.core.signal import Signal
 from rheostat.recipes.build import Served
 from rheostat.recipes.fit_regime import watch_of
-from rheostat.recipes.parts import Parts
+from rheostat.recipes.parts import Parts, RegimePart
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,31 @@ def watching(
 
     `written` are its controllers in words, `copy_bytes` those of its weights and state.
     """
-    regime, care = parts.regime, parts.safeguards
-    if regime is None and care is None:
+    care = parts.safeguards
+    if parts.regime is None and care is None:
         return None
+    regime = parts.regime or RegimePart(())
     watch = watch_of(parts, lines)
     signals: dict[str, Signal] = {}
     for name in [need for _, one in watch.controllers for need in one.needs]:
         _add(name, signals)
     if care is not None:
         _add("gradient_norm", signals)
-    terms = regime.terms if regime else {}
     acting = tuple(
         _acting(
-            controller, text, terms, {name for name in controller.acts_on if watch.values(name)}
+            controller,
+            text,
+            regime.terms,
+            {name for name in controller.acts_on if watch.values(name)},
         )
         for (_, controller), text in zip(watch.controllers, written, strict=True)
     )
     return Watching(
         controllers=acting,
-        terms=_terms(terms) if acting else (),
+        terms=_terms(regime.terms) if acting else (),
         signals={name: _cost(signal) for name, signal in signals.items()},
-        replay=regime.replay if regime else None,
-        dry_run=regime.dry_run if regime else False,
+        replay=regime.replay,
+        dry_run=regime.dry_run,
         safeguards="" if care is None else _care(care),
         copies=0 if care is None else care["keep"] + 1,
         copy_bytes=None if care is None else copy_bytes,

@@ -1,9 +1,9 @@
 """What does not fit together, though each part of it is right: one check a function.
 
-To add one: a code and a title in `codes`, a function here (in `fit_model`, if it needs a model)
-(in `fit_regime`, if it is about the regime) that tells of what it finds, a line in `CHECKS`, and a
-section in docs/guide/validation.md; a test
-asks for a recipe that it speaks up for and one that it lets be. A check gets a `Look` at one rule.
+To add one: a code and a title in `codes`, a function here (in `fit_model`, if it needs a model; in
+`fit_regime`, if it is about the regime) that tells of what it finds, a line in `CHECKS`, and a
+section in docs/guide/validation.md; a test asks for a recipe that it speaks up for and one that it
+lets be. A check gets a `Look` at one rule.
 """
 
 from __future__ import annotations

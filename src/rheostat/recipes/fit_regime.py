@@ -13,14 +13,15 @@ import numpy as np
 
 from rheostat.core.controller import Controller
 from rheostat.core.errors import nearest
-from rheostat.core.registry import components
+from rheostat.core.registry import component, components
 from rheostat.core.schedule import Schedule
 from rheostat.recipes.build import Served, is_foreign
 from rheostat.recipes.look import Found, Look
 from rheostat.recipes.parts import Parts, Piece
 from rheostat.recipes.regimes import controllers_of
+from rheostat.signals.noise import REPORTED as NOISE
 
-RESTARTS, GROWS = "restart_trigger", "batch_growth"
+RESTARTS, GROWS, MOVES = "restart_trigger", "batch_growth", "hand_over"
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,29 @@ def _no_such_signal(watch: Watch) -> Found:
                 yield path, f"no signal is named {signal!r}; {nearest(signal, known)}"
 
 
+def _two_movers(watch: Watch) -> Found:
+    for piece in watch.named(MOVES):
+        share: str = piece.values["hyperparameter"]
+        if any(isinstance(value, Schedule) for value in watch.values(share)):
+            what = f"{piece.ref} moves {share}, which follows a schedule"
+            yield piece.path, f"{what}; leave one of the two out"
+
+
+def _no_noise(watch: Watch) -> Found:
+    known = {of.name for of in components("signal")}
+    alone = not is_foreign(watch.parts) and watch.parts.settings["accumulate"] == 1
+    for piece, controller in watch.controllers:
+        needs = [component(name, "signal").factory() for name in controller.needs if name in known]
+        if alone and any({*signal.reported} & {*NOISE} for signal in needs):
+            yield (
+                piece.path,
+                (
+                    f"{piece.ref} compares gradients of two batch sizes, and with accumulate: 1 an "
+                    "update has one; accumulate two or more, or report them yourself"
+                ),
+            )
+
+
 REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH020": _nothing_to_act_on,
     "RH021": _nothing_to_restart,
@@ -157,5 +181,7 @@ REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH023": _same_again,
     "RH024": _idle_bounds,
     "RH025": _no_such_signal,
+    "RH026": _two_movers,
+    "RH027": _no_noise,
 }
 """Code -> what finds it in a recipe with a regime."""

@@ -186,25 +186,26 @@ def _with_override(document: Document, dotted: str, value: Any) -> Document:
 
 def _opened(document: Document, parts: Sequence[str]) -> Document:
     """The document with the short forms on the way to a key written out: a name alone as a mapping,
-    a list of controllers as what has terms too."""
+    a list of controllers as what has terms too, `true` as the safeguards that it stands for."""
     data, positions = copy.deepcopy(document.data), document.positions
-    regime = _mapping(data).get("regime")
-    if parts[0] == "regime" and isinstance(regime, list) and not "".join(parts[1:2]).isdigit():
-        data["regime"] = {"controllers": regime} if len(parts) > 1 else regime
+    whole, inside = _mapping(data), parts[1:2]
+    if parts[0] == "safeguards" and inside and whole.get("safeguards") is True:
+        whole["safeguards"] = {}
+    regime = whole.get("regime")
+    if parts[0] == "regime" and isinstance(regime, list) and inside and not inside[0].isdigit():
+        whole["regime"] = {"controllers": regime}
         positions = {
-            ("regime", "controllers", *path[1:])
-            if path[:1] == ("regime",) and path[1:]
-            else path: at
-            for path, at in positions.items()
+            ("regime", "controllers", *path[1:]) if path[:1] == ("regime",) != path else path: place
+            for path, place in positions.items()
         }
     held: Any = data
-    for above, part in zip(("", *parts), parts[:-1], strict=False):
+    for listed, part in zip(("", *parts), parts[:-1], strict=False):
         if isinstance(held, dict):
             held = cast("dict[str, Any]", held).get(part)
         elif isinstance(held, list) and part.isdigit() and int(part) < len(cast("list[Any]", held)):
             items, index = cast("list[Any]", held), int(part)
-            if isinstance(items[index], str) and above in LISTS:
-                items[index] = {LISTS[above]: items[index]}
+            if isinstance(items[index], str) and listed in LISTS:
+                items[index] = {LISTS[listed]: items[index]}
             held = items[index]
         else:
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from rheostat.core.controller import Controller
@@ -11,7 +10,7 @@ from rheostat.core.errors import InputError, MachineError
 from rheostat.core.hyper import arguments_of
 from rheostat.core.registry import component
 from rheostat.recipes.build import placed
-from rheostat.recipes.parts import Parts, Piece, RegimePart
+from rheostat.recipes.parts import Parts, Piece, RegimePart, without
 from rheostat.regimes.grants import Terms
 from rheostat.regimes.knobs import Bounds
 from rheostat.regimes.regime import Regime
@@ -50,4 +49,4 @@ def terms_of(terms: Mapping[str, Any]) -> Terms:
     """The terms that a recipe writes out."""
     own = arguments_of(Bounds)["own"].check(terms["bounds"]["own"])[0]
     bounds = Bounds(**{**terms["bounds"], "own": own})
-    return replace(Terms(bounds), **{k: value for k, value in terms.items() if k != "bounds"})
+    return Terms(bounds=bounds, **without(terms, ("bounds",)))

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from rheostat.core.errors import InputError, nearest
+from rheostat.core.errors import InputError
 from rheostat.core.registry import component
 from rheostat.core.signal import Signal
 
 
 def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[str, Signal]:
-    """Signals by the name that their values go under, each behind those that it needs.
+    """Signals by the name that their values go under, each behind those that it needs; a needed one
+    that is not among them is added.
 
     A signal in a list goes under the name of its component, one in a mapping under its key.
 
     Raises:
-        InputError: an unknown signal, a name given twice, a needed one that is not there, a circle.
+        InputError: an unknown signal, a name given twice, a circle.
     """
     if isinstance(signals, Mapping):
         given = list(signals.items())
@@ -31,10 +32,12 @@ def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[
                 f"two signals are named {name!r}; give them as a mapping, each under its own name"
             )
         made[name] = component(one, "signal").factory() if isinstance(one, str) else one
-    for name, signal in made.items():
-        for need in signal.needs:
+    waiting = list(made.values())
+    while waiting:
+        for need in waiting.pop().needs:
             if need not in made:
-                raise InputError(f"the signal {name} needs {need!r}; {nearest(need, made)}")
+                made[need] = component(need, "signal").factory()
+                waiting.append(made[need])
     ordered: dict[str, Signal] = {}
     for name in made:
         _place(name, made, ordered, ())
