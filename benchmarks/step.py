@@ -54,6 +54,18 @@ WORDS = {
 }
 
 
+FOREACH: dict[str, Any] = {
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "rprop": torch.optim.Rprop,
+    "asgd": torch.optim.ASGD,
+}
+"""Rules of torch for which it has no fused kernel: without a compiler they run eagerly."""
+
+
 def parameters(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
     """Parameters with gradients, the same every time."""
     generator = torch.Generator().manual_seed(0)
@@ -164,6 +176,15 @@ def main() -> None:
                 mode = opt.param_groups[0]["mode"]
                 line = f"{size}: {name} ({mode}), against {words}/7 of torch fused AdamW"
                 report(line, (mine, fused * words / 7, ratio * 7 / words), 1.5)
+
+    for name, peer in FOREACH.items():
+        if wanted(name):
+            made = rs.optimizer(
+                name, parameters(LISTS["small"]), mode="eager", nonfinite="propagate"
+            )
+            theirs = peer(parameters(LISTS["small"]), foreach=True)
+            line = f"small: {name} (eager), against torch foreach"
+            report(line, compare(made.step, theirs.step, n), 1.5)
 
     if wanted("muon"):
         muon()

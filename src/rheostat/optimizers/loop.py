@@ -153,7 +153,7 @@ class Optimizer(torch.optim.Optimizer):
         """The parameter's state, made if it has none yet (it was frozen until now)."""
         state = cast("dict[str, Tensor]", self.state[param])
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
             for name, buffer in self.buffers_of(param, group).items():
                 state[name] = buffer.make(param)
         return state

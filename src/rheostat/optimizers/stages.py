@@ -6,8 +6,7 @@ held; only a piece that measures waits until every parameter has come as far as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from rheostat.core.transform import Evaluate, Transform, square
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
 from rheostat.optimizers.numbers import Number
+from rheostat.optimizers.pieces import advance, in_doubt
 
 
 def run(items: Sequence[Item], evaluate: Evaluate | None, squares: Tensor | None) -> None:
@@ -55,7 +55,9 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
             waiting.append(item)
         elif kernel is not None and item.position == 0 and kernel.takes(item):
             ready.setdefault(kernel, []).append(item)
-        elif not _advance(item):
+        elif advance(item):
+            _afterwards(item)
+        else:
             waiting.append(item)
     for kernel, batch in ready.items():
         kernel.run(batch)
@@ -67,30 +69,6 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
     return waiting
 
 
-def _advance(item: Item) -> bool:
-    """Run the item's pieces and move its parameter; False where one must measure first."""
-    ok = item.ok
-    while item.position < len(item.pieces):
-        if item.waits:
-            return False
-        if item.measured is not None:
-            item.hyper.measured = item.measured
-            item.measured = None
-        piece = item.pieces[item.position]
-        if ok is None:
-            item.update = piece.update(item.update, item.state, item.param, item.hyper)
-        else:
-            with _in_doubt(ok, piece, item.state):
-                item.update = piece.update(item.update, item.state, item.param, item.hyper)
-        item.position += 1
-    if ok is None:
-        move(item.param, item.update)
-    else:
-        item.param.sub_(torch.where(ok, item.update, 0))
-    _afterwards(item)
-    return True
-
-
 def _afterwards(item: Item) -> None:
     ok = item.ok
     for piece in item.pieces:
@@ -99,28 +77,11 @@ def _afterwards(item: Item) -> None:
         if ok is None:
             result = piece.after(item.param, item.state, item.hyper)
         else:
-            with _in_doubt(ok, piece, item.state):
+            with in_doubt(ok, piece, item.state):
                 result = piece.after(item.param, item.state, item.hyper)
             result = torch.where(ok, result, item.param)
         if result is not item.param:
             item.param.copy_(result)
-
-
-@contextmanager
-def _in_doubt(ok: Tensor, piece: Transform, state: Mapping[str, Tensor]) -> Generator[None]:
-    """The buffers that a piece writes in here are as they were, if the step turns out not to be."""
-    kept = {name: state[name].clone() for name in piece.buffers}
-    yield
-    for name, before in kept.items():
-        torch.where(ok, state[name], before, out=state[name])
-
-
-def move(param: Tensor, update: Tensor) -> None:
-    """``param ← param − update``; a sparse update touches its own rows alone."""
-    if update.is_sparse:
-        param.add_(update, alpha=-1)
-    else:
-        param.sub_(update)
 
 
 def _measure(piece: Transform, items: Sequence[Item]) -> None:
