@@ -73,6 +73,29 @@ def _descend(model: TwoTables, optimizer: torch.optim.Optimizer, steps: int) -> 
 
 
 @pytest.mark.parametrize("arguments", CASES, ids=str)
+def test_the_closure_is_called_as_often_as_by_torch(arguments: dict[str, Any]) -> None:
+    calls: list[int] = []
+    for ours in (True, False):
+        model = TwoTables(torch.float64)
+        optimizer = (
+            rs.optimizer("lbfgs", model, **arguments)
+            if ours
+            else torch.optim.LBFGS(model.parameters(), **arguments)
+        )
+        closure, count = _closure(model, optimizer, model.loss), 0
+        for _ in range(5):
+
+            def counted() -> Tensor:
+                nonlocal count
+                count += 1
+                return closure()
+
+            optimizer.step(counted)
+        calls.append(count)
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize("arguments", CASES, ids=str)
 def test_equals_torch_over_200_steps(arguments: dict[str, Any]) -> None:
     ours, theirs = TwoTables(torch.float64), TwoTables(torch.float64)
     mine = _descend(ours, rs.optimizer("lbfgs", ours, **arguments), 200)
@@ -182,6 +205,17 @@ def test_it_needs_a_closure() -> None:
     param.grad = torch.ones(2)
     with pytest.raises(InputError, match=r"lbfgs evaluates the loss .* call step\(closure\)"):
         optimizer.step()
+
+
+def test_a_closure_must_return_its_loss() -> None:
+    param = nn.Parameter(torch.ones(2))
+    optimizer = rs.optimizer("lbfgs", [param])
+
+    def closure() -> None:
+        param.grad = torch.ones(2)
+
+    with pytest.raises(InputError, match="the closure returned None; it should return the loss"):
+        optimizer.step(closure)
 
 
 def _bowl(params: list[nn.Parameter], optimizer: Optimizer, steps: int) -> None:

@@ -75,6 +75,7 @@ class FusedKernel:
         own: Mapping[str, Any] = self._clip.hyperparameters if self._clip else {}
         self._plain = [name for name in rule.hyperparameters if name != "lr" and name not in own]
         self._names = tuple(rule.buffers)
+        self._with_momentum = "momentum_buffer" in rule.buffers
 
     @staticmethod
     def can_run(rule: Transform) -> bool:
@@ -98,8 +99,11 @@ class FusedKernel:
 
     def takes(self, item: Item) -> bool:
         """Dense gradients laid out as the parameter is, which the kernels assume; where a device
-        counts, numbers that the host knows, the learning rate aside."""
+        counts, numbers that the host knows, the learning rate aside. Without momentum torch's
+        kernel does not write a buffer of it, or fails."""
         param, gradient = item.param, item.update
+        if self._with_momentum and known_of(item.numbers["momentum"]) == 0:
+            return False
         return (
             not gradient.is_sparse
             and gradient.dtype is param.dtype

@@ -182,7 +182,7 @@ class Optimizer(torch.optim.Optimizer):
         look = self._look(held, gradients)
         reason = look.reason if held else "no parameter has a gradient"
         if reason is None:
-            reason = self._update(held, gradients, closure, look)
+            reason = self._update(held, gradients, closure, loss, look)
         begun = self.plan.stepped(applied=reason is None)
         resident = self._roster.resident
         if look.ok is None or resident is None:
@@ -213,6 +213,7 @@ class Optimizer(torch.optim.Optimizer):
         held: Sequence[Held],
         gradients: Sequence[Tensor],
         closure: Callable[[], Any] | None,
+        loss: Any,
         look: Look,
     ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
@@ -225,7 +226,7 @@ class Optimizer(torch.optim.Optimizer):
         if any(not o.plain or g.is_sparse for o, g in zip(held, gradients, strict=True)):
             squares = None  # of other numbers than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
-        stages.run(items, evaluate, squares)
+        stages.run(items, evaluate, loss, squares)
         write_back(items, held, self.options)
         for item in items:
             if item.rule.scalars:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def advance(item: Item) -> bool:
-    """Run the item's pieces and move its parameter; False where one must measure first."""
+    """Run the item's pieces and move its parameter; False where one must measure first.
+
+    Raises InputError for a piece whose update has another shape than the parameter.
+    """
     ok = item.ok
     while item.position < len(item.pieces):
         if item.waits:
@@ -30,12 +34,21 @@ def advance(item: Item) -> bool:
         else:
             with in_doubt(ok, piece, item.state):
                 item.update = piece.update(item.update, item.state, item.param, item.hyper)
+        if item.update.shape != item.param.shape:
+            _refuse_shape(piece, item)
         item.position += 1
     if ok is None:
         move(item.param, item.update)
     else:
         item.param.sub_(torch.where(ok, item.update, 0))
     return True
+
+
+def _refuse_shape(piece: Transform, item: Item) -> None:
+    found, wanted = tuple(item.update.shape), tuple(item.param.shape)
+    raise InputError(
+        f"{piece.name} gave an update of shape {found} for {item.name}, which has {wanted}"
+    )
 
 
 @contextmanager

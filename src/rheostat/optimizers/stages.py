@@ -15,20 +15,23 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.sharded import summed
 from rheostat.core.transform import Evaluate, Transform, square
+from rheostat.optimizers.closures import loss_of
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
 from rheostat.optimizers.numbers import Number
 from rheostat.optimizers.pieces import advance, in_doubt
 
 
-def run(items: Sequence[Item], evaluate: Evaluate | None, squares: Tensor | None) -> None:
+def run(
+    items: Sequence[Item], evaluate: Evaluate | None, loss: Any, squares: Tensor | None
+) -> None:
     """Run every item's rule to its end and move its parameter.
 
     `evaluate` gives the closure's loss and gradients at displaced parameters; None where the step
-    has no closure. `squares` are the sums of squares of the items' gradients, None where nobody has
+    has no closure. `loss` is what it returned where they are. `squares` are the sums of squares of the items' gradients, None where nobody has
     taken them. Raises InputError where a rule needs a closure and there is none.
     """
-    _elsewhere(items, evaluate)
+    _elsewhere(items, evaluate, loss)
     waiting = _advance_all(items)
     while waiting:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
@@ -134,7 +137,7 @@ def store(items: Sequence[Item], scalars: Mapping[str, Any]) -> None:
                 item.group[name] = value
 
 
-def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None) -> None:
+def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> None:
     """Let the first pieces that need the gradient at other points have it."""
     for piece in _distinct(
         items, lambda piece: piece.search is not None or piece.probe is not None
@@ -147,7 +150,8 @@ def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None) -> None:
         if piece.search is not None:
             # The parameters of other rules stand still during the search; their turn is after.
             others = [item for item in items if item not in concerned]
-            _search(piece, concerned, _around(evaluate, items, concerned, others))
+            around = _around(evaluate, items, concerned, others)
+            _search(piece, concerned, around, loss_of(loss, items))
         else:
             _probe(piece, concerned, items, evaluate)
 
@@ -169,7 +173,7 @@ def _around(
     return inner
 
 
-def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate) -> None:
+def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate, loss: float) -> None:
     assert piece.search is not None
     updates, scalars = piece.search(
         [item.update for item in items],
@@ -177,6 +181,7 @@ def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate) -> None
         [item.param for item in items],
         items[0].hyper,
         evaluate,
+        loss,
     )
     for item, update in zip(items, updates, strict=True):
         item.update = update
