@@ -28,8 +28,9 @@ def run(
     """Run every item's rule to its end and move its parameter.
 
     `evaluate` gives the closure's loss and gradients at displaced parameters; None where the step
-    has no closure. `loss` is what it returned where they are. `squares` are the sums of squares of the items' gradients, None where nobody has
-    taken them. Raises InputError where a rule needs a closure and there is none.
+    has no closure. `loss` is what it returned where they are. `squares` are the sums of squares of
+    the items' gradients, None where nobody has taken them. Raises InputError where a rule needs a
+    closure and there is none.
     """
     _elsewhere(items, evaluate, loss)
     waiting = _advance_all(items)
