@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -82,16 +83,10 @@ def test_the_closure_is_called_as_often_as_by_torch(arguments: dict[str, Any]) -
             if ours
             else torch.optim.LBFGS(model.parameters(), **arguments)
         )
-        closure, count = _closure(model, optimizer, model.loss), 0
+        closure = Mock(side_effect=_closure(model, optimizer, model.loss))
         for _ in range(5):
-
-            def counted() -> Tensor:
-                nonlocal count
-                count += 1
-                return closure()
-
-            optimizer.step(counted)
-        calls.append(count)
+            optimizer.step(closure)
+        calls.append(closure.call_count)
     assert calls[0] == calls[1]
 
 

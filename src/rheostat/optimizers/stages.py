@@ -58,7 +58,9 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
         if item.waits:
             waiting.append(item)
         elif kernel is not None and item.position == 0 and kernel.takes(item):
-            ready.setdefault(kernel, []).append(item)
+            if kernel not in ready:
+                ready[kernel] = []
+            ready[kernel].append(item)
         elif advance(item):
             _afterwards(item)
         else:
