@@ -225,7 +225,7 @@ class Optimizer(torch.optim.Optimizer):
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         squares = look.squares
         if squares is not None and not all(
-            [o.plain and not g.is_sparse for o, g in zip(held, gradients, strict=True)]
+            o.plain and not g.is_sparse for o, g in zip(held, gradients, strict=True)
         ):
             squares = None  # of other numbers than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)

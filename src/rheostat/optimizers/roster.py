@@ -57,7 +57,7 @@ class Roster:
         """The parameters that have a gradient."""
         known = self.all(groups, states)
         held = [one for one in known if one.param.grad is not None]
-        if not all([one.state for one in held]):  # frozen until now
+        if {} in [one.state for one in held]:  # frozen until now
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
         if self.resident is not None:
