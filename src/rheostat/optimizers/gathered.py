@@ -34,9 +34,11 @@ class GatheredKernel:
     @staticmethod
     def can_run(rule: Transform) -> bool:
         """Whether the rule works element by element, with buffers shaped like the parameter or of
-        one number, and measures at most at first."""
+        one number, and measures at most at first; and draws no noise, which is each parameter's
+        own."""
         return (
             rule.scope == "element"
+            and not any(piece.host_step for piece in rule.pieces)
             and all(b.like_parameter or b.shape(_PROBE) == () for b in rule.buffers.values())
             and not any(piece.measure for piece in rule.pieces[1:])
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -130,7 +130,7 @@ class Roster:
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: a copied optimizer makes its own list."""
-        own = {"resident": None, "_held": [], "_states": [], "_counts": _Counts([])}
+        own: dict[str, Any] = {"resident": None, "_held": [], "_states": [], "_counts": _Counts([])}
         return {**self.__dict__, **own}
 
 
@@ -156,7 +156,7 @@ class _Counts:
     def up(self, held: Sequence[Held]) -> list[float]:
         """One more for each of those; their counts."""
         if len(held) == len(self._steps):
-            return self._all.add_(1).tolist()
+            return cast("list[float]", self._all.add_(1).tolist())
         places = torch.tensor([one.line for one in held])
         self._all[places] += 1
-        return self._all[places].tolist()
+        return cast("list[float]", self._all[places].tolist())

@@ -21,6 +21,9 @@ from rheostat.optimizers.kernels import Kernel
 from rheostat.optimizers.numbers import Number
 from rheostat.optimizers.pieces import advance, in_doubt
 
+PART = 1 << 16
+"""Elements of a parameter that are measured at once."""
+
 
 def run(
     items: Sequence[Item], evaluate: Evaluate | None, loss: Any, squares: Tensor | None
@@ -94,13 +97,39 @@ def _measure(piece: Transform, items: Sequence[Item]) -> None:
     """Sum the measurements in the order of the parameters' names, and settle the scalars."""
     assert piece.measure is not None
     sums: dict[str, Tensor] = {}
-    found = [piece.measure(item.update, item.state, item.param, item.hyper) for item in items]
+    found = [_sums(piece, item) for item in items]
     if any(item.home is not None for item in items):
         found = _over_processes(items, found)
     for one in found:
         for key, value in one.items():
             sums[key] = sums[key] + value if key in sums else value
     _settle(piece, items, sums)
+
+
+def _sums(piece: Transform, item: Item) -> Mapping[str, Tensor]:
+    """What a piece measures of a parameter; of a large one part by part, where it works element by
+    element, so that what it computes on the way stays in a near cache."""
+    assert piece.measure is not None
+    param, update, state = item.param, item.update, item.state
+    wide = [update, *(state[n] for n, buffer in piece.buffers.items() if buffer.like_parameter)]
+    if (
+        param.numel() <= PART
+        or piece.scope != "element"
+        or not param.is_cpu
+        or any(one.is_sparse or not one.is_contiguous() for one in (param, *wide))
+    ):
+        return piece.measure(update, state, param, item.hyper)
+    sums: dict[str, Tensor] = {}
+    flat = {
+        n: state[n].view(-1) if b.like_parameter else state[n] for n, b in piece.buffers.items()
+    }
+    for start in range(0, param.numel(), PART):
+        cut = slice(start, start + PART)
+        part = {n: one[cut] if piece.buffers[n].like_parameter else one for n, one in flat.items()}
+        given = update.view(-1)[cut], part, param.detach().view(-1)[cut], item.hyper
+        for key, value in piece.measure(*given).items():
+            sums[key] = sums[key] + value if key in sums else value
+    return sums
 
 
 def _over_processes(
