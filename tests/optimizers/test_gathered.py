@@ -8,6 +8,7 @@ from tests.optimizers.ways import NAMES, rules_of
 from torch import Tensor, nn
 
 import rheostat as rs
+from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers import gathered
 from rheostat.optimizers.gathered import GatheredKernel
 
@@ -78,3 +79,11 @@ def test_few_parameters_stay_where_they_are() -> None:
 
     assert storages(gathered.MANY - 1) == gathered.MANY - 1
     assert storages(gathered.MANY) == 1
+
+
+def test_noise_is_each_parameters_own() -> None:
+    def shaken(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u + hyper.noise(u)
+
+    assert not GatheredKernel.can_run(Transform(shaken, scope="element", host_step=True))
+    assert GatheredKernel.can_run(Transform(shaken, scope="element"))
