@@ -2,6 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step.py [--threads N] [--repeats N] [--only PATTERN]
 
+PATTERN matches a rule, or a part: clip, sums (rules against their bytes), torch, eager, muon, peers
+(pytorch-optimizer), heavyball, build, memory; or a rule of a part, as in "sums:lion".
+
 Every ratio is the median of several pairs, taken in turn, so that a machine whose speed drifts
 does not decide. Run it on an idle machine. Three lists of tensors: "large" (14.7 M parameters in
 41), "double" (29.4 M in 81) and "small" (1 M in 400).
@@ -10,17 +13,26 @@ does not decide. Run it on an idle machine. Three lists of tensors: "large" (14.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fnmatch
+import importlib
+import math
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 import rheostat as rs
+from rheostat.optimizers.traits import state_bytes
 
 BLOCK = [(512,), (1536, 512), (1536,), (512, 512), (512,), (512,), (512,), (2048, 512), (2048,)]
 LISTS: dict[str, list[tuple[int, ...]]] = {
@@ -29,29 +41,44 @@ LISTS: dict[str, list[tuple[int, ...]]] = {
     "small": [(50, 50)] * 400,
 }
 
-WORDS = {
-    # What a rule must read and write for each parameter: p and g read, p written, and twice for
-    # each buffer. torch's fused AdamW is the yardstick: 7 words.
-    "adamw": 7,
-    "lion": 5,
-    "signum": 5,
-    "adabelief": 7,
-    "ademamix": 9,
-    "laprop": 7,
-    "adan": 9,
-    "adopt": 7,
-    "rmsprop": 5,
-    "adagrad": 5,
-    "adamax": 7,
-    "nadamw": 7,
-    "radam": 7,
-    "lamb": 7,
-    "schedule_free_adamw": 7,
-    "mars": 9,
-    "sophia": 6,
-    "madgrad": 9,
-    "sgd": 5,
+_NAMES = "SGD Adam AdamW Adagrad NAdam RAdam Adamax Adadelta RMSprop Rprop ASGD"
+TORCH: dict[str, Any] = {name.lower(): getattr(torch.optim, name) for name in _NAMES.split()}
+FUSED = ("sgd", "adam", "adamw", "adagrad")
+"""Rules of torch's that have a fused kernel; the others run as `foreach`."""
+
+PYTORCH_OPTIMIZER = {
+    "lion": "Lion",
+    "adabelief": "AdaBelief",
+    "ademamix": "AdEMAMix",
+    "lamb": "Lamb",
+    "schedule_free_adamw": "ScheduleFreeAdamW",
+    "laprop": "LaProp",
+    "adan": "Adan",
+    "adopt": "ADOPT",
+    "soap": "SOAP",
 }
+HEAVYBALL = {
+    "adamw": "AdamW",
+    "adopt": "ADOPT",
+    "ademamix": "AdEMAMix",
+    "laprop": "LaProp",
+    "schedule_free_adamw": "SFAdamW",
+    "muon": "Muon",
+    "soap": "SOAP",
+}
+
+
+def first_order() -> dict[str, int]:
+    """The rules that do not need a parameter's shape, and the words that each must read and write
+    for a parameter's element: p and g read, p written, and each buffer of its shape twice."""
+    found: dict[str, int] = {}
+    for component in rs.components("optimizer"):
+        made = component.factory() if component.module.startswith("rheostat.") else None
+        if isinstance(made, rs.Transform) and made.scope != "tensor":
+            like = sum(buffer.like_parameter for buffer in made.buffers.values())
+            found[component.name] = 3 + 2 * like
+    found["sophia"] -= 1  # its Hessian is only read
+    return found
 
 
 def parameters(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
@@ -88,7 +115,7 @@ def report(name: str, result: tuple[float, float, float], wanted: float | None =
         if wanted is None
         else f"  wanted ≤ {wanted:.2f}  {'ok' if ratio <= wanted else 'MISSED'}"
     )
-    print(f"{name:<58} {mine:9.2f} {other:9.2f} {ratio:7.3f}{goal}", flush=True)
+    print(f"{name:<64} {mine:9.2f} {other:9.2f} {ratio:7.3f}{goal}", flush=True)
 
 
 def fused_adamw(params: list[nn.Parameter], norm: bool = False) -> Callable[[], None]:
@@ -130,45 +157,84 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     n = options.repeats
-    wanted = lambda name: fnmatch.fnmatch(name, options.only)  # noqa: E731
+
+    def wanted(part: str, name: str) -> bool:
+        return any(fnmatch.fnmatch(x, options.only) for x in (part, name, f"{part}:{name}"))
+
     print(
         f"torch {torch.__version__}, {options.threads} thread(s), "
         f"{torch.backends.cpu.get_cpu_capability()}"
     )
-    print(f"{'':<58} {'ours ms':>9} {'peer ms':>9} {'ratio':>7}")
-
-    for size, shapes in LISTS.items():
-        if wanted("adamw"):
-            for label, rule in (("adamw", "adamw"), ("the chain that equals it", our_chain())):
-                for nonfinite, norm in (("propagate", False), ("skip", True)):
-                    opt = rs.optimizer(rule, parameters(shapes), nonfinite=nonfinite)
-                    peer = fused_adamw(parameters(shapes), norm)
-                    against = "torch fused" + (" + norm" if norm else "")
-                    name = f"{size}: {label}, {nonfinite}, against {against}"
-                    report(name, compare(opt.step, peer, n), 1.05)
-        if wanted("clip"):
-            lr = rs.schedules.cosine(1e-3, steps=100_000, warmup=100)
-            chained = rs.chain(rs.transforms.clip_by_global_norm(1.0), our_chain())
-            opt = rs.optimizer(chained, parameters(shapes), lr=lr)
-            peer = clipped_adamw(parameters(shapes))
-            name = f"{size}: clip + adamw + decay + schedule, against clip_grad_norm_ + fused"
-            report(name, compare(opt.step, peer, n), 1.0)
-
+    print(f"{'':<64} {'ours ms':>9} {'peer ms':>9} {'ratio':>7}")
+    for size in LISTS:
+        yardsticks(size, n, wanted)
     for size in ("large", "double"):
-        shapes = LISTS[size]
-        for name, words in WORDS.items():
-            if wanted(name) and name != "adamw":
-                arguments = {"momentum": 0.9} if name == "sgd" else {}
-                opt = rs.optimizer(name, parameters(shapes), nonfinite="propagate", **arguments)
-                mine, fused, ratio = compare(opt.step, fused_adamw(parameters(shapes)), n)
-                mode = opt.param_groups[0]["mode"]
-                line = f"{size}: {name} ({mode}), against {words}/7 of torch fused AdamW"
-                report(line, (mine, fused * words / 7, ratio * 7 / words), 1.5)
-
-    if wanted("muon"):
+        for name, words in first_order().items():
+            if wanted("sums", name):
+                against_bytes(size, name, words, n)
+    against_torch(n, wanted)
+    if wanted("muon", "muon"):
         muon()
+    against_others("peers", "pytorch_optimizer", PYTORCH_OPTIMIZER, n, wanted)
+    against_others("heavyball", "heavyball", HEAVYBALL, n, wanted)
+    if wanted("build", "build"):
+        builds()
+    memory(wanted)
 
-    against_pytorch_optimizer(options, wanted)
+
+def against_torch(n: int, wanted: Callable[[str, str], bool]) -> None:
+    """torch's own rules at 400 small tensors, as they run with a compiler and without one."""
+    for name, peer in TORCH.items():
+        if wanted("torch", name):
+            theirs = peer(parameters(LISTS["small"]), **_best(name))
+            opt = rs.optimizer(name, parameters(LISTS["small"]), nonfinite="propagate")
+            line = f"small: {name} ({_mode(opt)}), against torch {next(iter(_best(name)))}"
+            report(line, compare(opt.step, theirs.step, n), 1.0)
+    for name, peer in TORCH.items():
+        if wanted("eager", name):
+            # What torch has no fused kernel for runs eagerly where there is no compiler.
+            mode: Any = "fused" if name in FUSED else "eager"
+            opt = rs.optimizer(name, parameters(LISTS["small"]), mode=mode, nonfinite="propagate")
+            theirs = peer(parameters(LISTS["small"]), foreach=True)
+            line = f"small: {name} ({mode}: no compiler), against torch foreach"
+            report(line, compare(opt.step, theirs.step, n), 1.5)
+
+
+def _best(name: str) -> dict[str, bool]:
+    return {"fused": True} if name in FUSED else {"foreach": True}
+
+
+def _mode(opt: Any) -> str:
+    return opt.param_groups[0]["mode"]
+
+
+def yardsticks(size: str, n: int, wanted: Callable[[str, str], bool]) -> None:
+    """AdamW, the chain that equals it, and the usual chain with a clip."""
+    shapes = LISTS[size]
+    if wanted("adamw", "adamw"):
+        for label, rule in (("adamw", "adamw"), ("the chain that equals it", our_chain())):
+            for nonfinite, norm in (("propagate", False), ("skip", True)):
+                opt = rs.optimizer(rule, parameters(shapes), nonfinite=nonfinite)
+                peer = fused_adamw(parameters(shapes), norm)
+                against = "torch fused" + (" + norm" if norm else "")
+                name = f"{size}: {label}, {nonfinite}, against {against}"
+                report(name, compare(opt.step, peer, n), 1.05)
+    if wanted("clip", "clip"):
+        lr = rs.schedules.cosine(1e-3, steps=100_000, warmup=100)
+        chained = rs.chain(rs.transforms.clip_by_global_norm(1.0), our_chain())
+        opt = rs.optimizer(chained, parameters(shapes), lr=lr)
+        peer = clipped_adamw(parameters(shapes))
+        name = f"{size}: clip + adamw + decay + schedule, against clip_grad_norm_ + fused"
+        report(name, compare(opt.step, peer, n), 1.0)
+
+
+def against_bytes(size: str, name: str, words: int, n: int) -> None:
+    """A rule against the time of its bytes, at the rate of torch's fused AdamW: 7 words."""
+    shapes = LISTS[size]
+    opt = rs.optimizer(name, parameters(shapes), nonfinite="propagate")
+    mine, fused, ratio = compare(opt.step, fused_adamw(parameters(shapes)), n)
+    line = f"{size}: {name} ({_mode(opt)}), against {words}/7 of torch fused AdamW"
+    report(line, (mine, fused * words / 7, ratio * 7 / words), 1.5)
 
 
 def muon() -> None:
@@ -208,36 +274,125 @@ def _distance(make: Callable[..., Any], falling: bool, arguments: dict[str, Any]
     return float((update * (polar.norm() / update.norm()) - polar).norm() / polar.norm())
 
 
-def against_pytorch_optimizer(options: argparse.Namespace, wanted: Callable[[str], bool]) -> None:
-    """The same names of pytorch-optimizer, at 400 small tensors and at the large list."""
-    try:
-        import pytorch_optimizer as peers
-    except ImportError:
-        print("pytorch-optimizer is not installed; its column is left out")
+def against_others(
+    part: str, library: str, names: dict[str, str], n: int, wanted: Callable[[str, str], bool]
+) -> None:
+    """The same names of another library, at 400 small tensors and at the large list."""
+    listed = [name for name in names if wanted(part, name)]
+    if not listed:
         return
-    names = {
-        "lion": "Lion",
-        "adabelief": "AdaBelief",
-        "ademamix": "AdEMAMix",
-        "lamb": "Lamb",
-        "schedule_free_adamw": "ScheduleFreeAdamW",
-        "laprop": "LaProp",
-        "adan": "Adan",
-        "adopt": "ADOPT",
-        "soap": "SOAP",
-    }
-    for size in ("small", "large"):
-        for name, theirs in names.items():
-            if not wanted(name) or (name == "soap" and size == "small"):
+    try:
+        peers = importlib.import_module(library)
+    except ImportError:
+        print(f"{library} is not installed; its lines are left out")
+        return
+    for size, shapes in (("small", LISTS["small"]), ("large", LISTS["large"])):
+        for name in listed:
+            heavy = name in ("soap", "muon")
+            if heavy and size == "small":
                 continue
-            opt = rs.optimizer(name, parameters(LISTS[size]), nonfinite="propagate")
-            peer = getattr(peers, theirs)(parameters(LISTS[size]))
-            if name == "schedule_free_adamw":
+            named = [(f"m{i}", p) for i, p in enumerate(parameters(shapes))]
+            opt = rs.optimizer(name, named, nonfinite="propagate")
+            peer = getattr(peers, names[name])(parameters(shapes))
+            if library == "pytorch_optimizer" and name == "schedule_free_adamw":
                 peer.train()
-            repeats = 3 if name == "soap" else options.repeats
+            step = peer.step
+            if library == "heavyball":
+                step = _with_gradients(peer)
+
             goal = 0.6 if name == "soap" else 1.0
-            line = f"{size}: {name}, against pytorch_optimizer.{theirs}"
-            report(line, compare(opt.step, peer.step, repeats), goal)
+            line = f"{size}: {name}, against {library}.{names[name]}"
+            report(line, compare(opt.step, step, 3 if heavy else n), goal)
+
+
+def _with_gradients(peer: Any) -> Callable[[], None]:
+    """A step of heavyball's, which takes the gradients away."""
+    params = [param for group in peer.param_groups for param in group["params"]]
+    kept = [param.grad for param in params]
+
+    def step() -> None:
+        for param, gradient in zip(params, kept, strict=True):
+            param.grad = gradient
+        peer.step()
+
+    return step
+
+
+CHILD = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import torch, step, rheostat as rs
+torch.set_num_threads(1)
+torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])  # loads what every optimizer of torch loads
+for name in {names!r}:
+    params = step.parameters(step.LISTS[{size!r}])
+    start = time.perf_counter()
+    opt = rs.optimizer(name, params, mode="compiled", nonfinite="propagate")
+    opt.step()
+    print(time.perf_counter() - start)
+"""
+
+
+def builds() -> None:
+    """Seconds from a rule's name to the end of its first step, in processes of their own: with an
+    empty cache, the first kernel and a further one; and both again with a warm cache."""
+    names = ["lion", "lamb", "prodigy"]
+    with tempfile.TemporaryDirectory() as cache:
+        for label, size, goals in (
+            ("empty cache", "small", (20, 6, 6)),
+            ("warm cache", "small", (4, 4, 4)),
+            ("warm cache", "large", (4, 4, 4)),
+        ):
+            code = CHILD.format(folder=str(Path(__file__).parent), names=names, size=size)
+            told = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, "XDG_CACHE_HOME": cache},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.split()
+            for name, seconds, goal in zip(names, map(float, told), goals, strict=True):
+                verdict = "ok" if seconds <= goal else "MISSED"
+                print(
+                    f"build: {name}, {size}, {label}: {seconds:.2f} s  wanted ≤ {goal}  {verdict}"
+                )
+
+
+def memory(wanted: Callable[[str, str], bool]) -> None:
+    """What a step takes beside what is there, and whether the state is what the rule declares."""
+    shapes = LISTS["large"]
+    largest = max(4 * math.prod(shape) for shape in shapes) / 2**20
+    for name in first_order():
+        if not wanted("memory", name):
+            continue
+        opt = rs.optimizer(name, parameters(shapes))
+        opt.step()
+        extra = _extra(opt.step)
+        held = sum(
+            tensor.numel() * tensor.element_size()
+            for state in opt.state.values()
+            for key, tensor in state.items()
+            if key != "step"
+        )
+        declared = sum(state_bytes(opt.rule(0), shape) for shape in shapes)
+        verdict = "ok" if extra <= largest or _mode(opt) == "eager" else "MISSED"
+        line = f"memory: {name} ({_mode(opt)}): {extra:.1f} MiB extra, wanted ≤ {largest:.0f}"
+        same = "ok" if held == declared else "MISSED"
+        print(f"{line} {verdict}; state {held} bytes, declared {declared} {same}", flush=True)
+
+
+def _extra(step: Callable[[], Any]) -> float:
+    """MiB that a step holds at most beside what was there, as the system counts."""
+
+    def peak() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+    before = peak()
+    step()
+    return (peak() - before) / 1024
 
 
 if __name__ == "__main__":

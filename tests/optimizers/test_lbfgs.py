@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -70,6 +71,23 @@ def _closure(
 def _descend(model: TwoTables, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
     closure = _closure(model, optimizer, model.loss)
     return [optimizer.step(closure).item() for _ in range(steps)]
+
+
+@pytest.mark.parametrize("arguments", CASES, ids=str)
+def test_the_closure_is_called_as_often_as_by_torch(arguments: dict[str, Any]) -> None:
+    calls: list[int] = []
+    for ours in (True, False):
+        model = TwoTables(torch.float64)
+        optimizer = (
+            rs.optimizer("lbfgs", model, **arguments)
+            if ours
+            else torch.optim.LBFGS(model.parameters(), **arguments)
+        )
+        closure = Mock(side_effect=_closure(model, optimizer, model.loss))
+        for _ in range(5):
+            optimizer.step(closure)
+        calls.append(closure.call_count)
+    assert calls[0] == calls[1]
 
 
 @pytest.mark.parametrize("arguments", CASES, ids=str)
@@ -182,6 +200,17 @@ def test_it_needs_a_closure() -> None:
     param.grad = torch.ones(2)
     with pytest.raises(InputError, match=r"lbfgs evaluates the loss .* call step\(closure\)"):
         optimizer.step()
+
+
+def test_a_closure_must_return_its_loss() -> None:
+    param = nn.Parameter(torch.ones(2))
+    optimizer = rs.optimizer("lbfgs", [param])
+
+    def closure() -> None:
+        param.grad = torch.ones(2)
+
+    with pytest.raises(InputError, match="the closure returned None; it should return the loss"):
+        optimizer.step(closure)
 
 
 def _bowl(params: list[nn.Parameter], optimizer: Optimizer, steps: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import rheostat as rs
+from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers import native
 from rheostat.optimizers.native import NativeKernel
 
@@ -133,6 +134,27 @@ def test_not_a_number_and_infinity_go_through_as_in_torch() -> None:
             opt.step()
             ways.append(param.detach())
         torch.testing.assert_close(ways[1], ways[0], equal_nan=True, rtol=2e-6, atol=1e-7)
+
+
+def _cube_root(u: torch.Tensor, state: State, param: torch.Tensor, hyper: Hyper) -> torch.Tensor:
+    return u.log().mul_(1 / 3).exp_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_third_of_a_logarithm_is_a_cube_root(dtype: torch.dtype) -> None:
+    edges = [0.0, float("inf"), float("nan"), -1.0, 1e-45, 1e-38, 1e-30, 3.4e38, 1.0, 8.0]
+    draw = torch.Generator().manual_seed(0)
+    powers = torch.empty(20_000).uniform_(-44, 38, generator=draw)
+    param = nn.Parameter(torch.zeros(20_010, dtype=dtype))
+    param.grad = torch.cat([torch.tensor(edges), 10**powers]).to(dtype)
+    rule = rs.chain(Transform(_cube_root, scope="element", name="cube_root"))
+    opt = rs.optimizer(rule, [param], lr=1.0, mode="compiled", nonfinite="propagate")
+    opt.step()
+    exact = torch.where(param.grad < 0, torch.nan, param.grad.double().pow(1 / 3))
+    tolerance = 2 * torch.finfo(torch.float32).eps if dtype is torch.float32 else 1e-13
+    torch.testing.assert_close(
+        -param.detach().double(), exact, rtol=tolerance, atol=0, equal_nan=True
+    )
 
 
 class _Labelled(torch.Tensor):

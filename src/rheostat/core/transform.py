@@ -64,7 +64,7 @@ Observe = Callable[[Tensor, State, Tensor, Hyper], None]
 Evaluate = Callable[[Sequence[Tensor]], tuple[float, list[Tensor]]]
 """Displacements, one a parameter -> the closure's loss there, and the gradients."""
 Search = Callable[
-    [list[Tensor], list[State], list[Tensor], Hyper, Evaluate],
+    [list[Tensor], list[State], list[Tensor], Hyper, Evaluate, float],
     tuple[list[Tensor], Mapping[str, float]],
 ]
 Shape = Callable[[Tensor], tuple[int, ...]]
@@ -129,8 +129,8 @@ class Transform:
         after: the new parameter, once it has moved; may write the piece's buffers.
         view: the weights to evaluate with, where they are not the weights to train.
         probe: the displacement at which the gradient is taken again before `update` runs.
-        search: all at once: updates, states, parameters, hyper and `evaluate` -> updates and
-            scalars; in a chain only the first piece may have it.
+        search: all at once: updates, states, parameters, hyper, `evaluate`, and the loss where the
+            parameters are -> updates and scalars; in a chain only the first piece may have it.
         observe: takes a sample of the Hessian's diagonal into the buffers.
         host_step: it branches on `hyper.step`, or draws noise by it, and so needs a plain number:
             on an accelerator, where steps may be skipped, such a step waits for the device. Without
@@ -175,6 +175,16 @@ class Transform:
     def synchronises(self) -> bool:
         """Whether a step of it must wait for an accelerator, as far as the rule itself says."""
         return any(piece.host_step or piece.search or piece.probe for piece in self.pieces)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Transform:
+        """Itself: nothing writes to a transform."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            f"{self.name} is code and cannot be pickled; save the optimizer's state_dict(), and "
+            "make the optimizer anew"
+        )
 
     def stamped(self, component: str, arguments: Mapping[str, Any], numbers: set[str]) -> Transform:
         """This transform, marked with its component.

@@ -155,6 +155,8 @@ class Assignments:
                 product = self._apply(_CODE["mul" if name == "addcmul" else "div"], args[1:3])
                 share = self._apply("T({0}) * {1}", [options.get("value", 1), product])
                 return self._apply(_CODE["add"], [args[0], share])
+            case "exp" if (cubed := _cubed(args[0])) is not None:
+                return self._apply("cube_root({0})", [cubed])
             case _ if name in _CODE:
                 if options.get("alpha", 1) != 1:
                     args[1] = self._apply("T({0}) * {1}", [options["alpha"], args[1]])
@@ -246,3 +248,12 @@ class Assignments:
         for store in self.stores:
             if store.value.wide and when[store.place] == number:
                 yield store.value
+
+
+def _cubed(exponent: Any) -> Value | None:
+    """What the cube root is taken of, where an exponential has a third of its logarithm."""
+    if not isinstance(exponent, Value) or exponent.code != _CODE["mul"]:
+        return None
+    log, third = exponent.inputs
+    is_third = third == 1 / 3 and isinstance(log, Value) and log.code == _CODE["log"]
+    return log.inputs[0] if is_third else None

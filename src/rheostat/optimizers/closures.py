@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Evaluate
 from rheostat.optimizers.items import Item
 
@@ -33,10 +34,20 @@ def evaluator(
             param.copy_(old)
             param.grad = gradient
         signs = [-1 if item.group["maximize"] else 1 for item in items]
-        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
-        return (signs[0] if signs else 1) * value, [
+        return loss_of(loss, items), [
             sign * new.to(item.param.dtype)
             for sign, new, item in zip(signs, found, items, strict=True)
         ]
 
     return evaluate
+
+
+def loss_of(returned: Any, items: Sequence[Item]) -> float:
+    """What a closure returned, as a number that is to become small.
+
+    Raises InputError for a closure that returned nothing.
+    """
+    if returned is None:
+        raise InputError("the closure returned None; it should return the loss")
+    value = float(returned.detach() if isinstance(returned, Tensor) else returned)
+    return -value if items and items[0].group["maximize"] else value

@@ -2,7 +2,8 @@
 
 Every operation is rounded by itself, as in torch, so that a rule has the bits of its eager run
 wherever the traced formula is the same. Sums are taken in double precision, in shares that are
-added in one order, so that the bits do not depend on the threads.
+added in one order, so that the bits do not depend on the threads. Every other pass runs backwards:
+it begins with what the pass before has left in the cache.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rheostat.optimizers.assignments import Assignments, Value
 _HEAD = """\
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #if defined(__x86_64__) && defined(__GLIBC__)
 #define MANY __attribute__((simd("notinbranch")))
 #else
@@ -37,8 +39,27 @@ static inline float power_of_e(float x) { return expf(x); }
 static inline double power_of_e(double x) { return exp(x); }
 static inline float natural_log(float x) { return logf(x); }
 static inline double natural_log(double x) { return log(x); }
+// Of a float to less than one unit in the last place, without a division: from a third of the
+// exponent, two steps of third order to 1 / cube root, and one of Newton's.
+static inline float cube_root(float x) {
+  const float y = x < 1e-30f ? x * 0x1p60f : x;  // whose cube root's cube is no tiny number
+  int32_t bits;
+  memcpy(&bits, &y, 4);
+  bits = 0x54a21d2a - (int32_t)((float)bits * (1.0f / 3));
+  float z;
+  memcpy(&z, &bits, 4);
+  for (int k = 0; k < 2; k++) {
+    const float h = 1 - y * z * z * z;
+    z = z + z * h * (1.0f / 3 + 2.0f / 9 * h);
+  }
+  const float rough = y * z * z;
+  const float fine = rough + (y - rough * rough * rough) * (z * z * (1.0f / 3));
+  const float found = x < 1e-30f ? fine * 0x1p-20f : fine;
+  return x < 0 ? __builtin_nanf("") : x > 0 && x < __builtin_inff() ? found : x;
+}
+static inline double cube_root(double x) { return exp(log(x) * (1.0 / 3)); }
 // Elements between two prefetches, how far ahead they look, and elements of one thread's share.
-constexpr int64_t STRIDE = 256, AHEAD = 1024, SHARE = 16384;
+constexpr int64_t STRIDE = 64, AHEAD = 512, SHARE = 16384;
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline void fetch(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char*)p + at);
@@ -127,26 +148,28 @@ class _Writer:
             *(f"const {value.kind} {self._name(value)}" for value in self._numbers(number)),
             "int64_t begin, int64_t end, double* sums",
         ]
-        adds = ", ".join(f"a{total.place}" for total in sums)
+        # A sum for each place in a stride: no element waits for the one before.
+        ahead = "-" if number % 2 else "+"
         return [
             f"template <typename T> static void pass{number}({', '.join(given)}) {{",
-            *(f"  double s{total.place} = 0;" for total in sums),
-            "  for (int64_t b = begin; b < end; b += STRIDE) {",
+            *(f"  double a{total.place}[STRIDE] = {{}};" for total in sums),
+            f"  {_walk('b', 'begin', 'end', 'STRIDE', number)} {{",
             "    const int64_t stop = least(b + STRIDE, end);",
-            *(f"    fetch(t{place} + b + AHEAD, STRIDE * sizeof(T));" for place in places),
-            *(f"    T a{total.place} = 0;" for total in sums),
-            f"#pragma omp simd{f' reduction(+ : {adds})' if adds else ''}",
+            *(f"    fetch(t{place} + b {ahead} AHEAD, STRIDE * sizeof(T));" for place in places),
+            "#pragma omp simd",
             "    for (int64_t i = b; i < stop; i++) {",
             *(
                 "      " + self._assign(value, None if place is None else f"t{place}[i]")
                 for value, place in self._rule.needed(number)
             ),
             *(f"      t{store.place}[i] = {self._name(store.value)};" for store in writes),
-            *(f"      a{total.place} += {self._name(total.inputs[0])};" for total in sums),
+            *(f"      a{total.place}[i - b] += {self._name(total.inputs[0])};" for total in sums),
             "    }",
-            *(f"    s{total.place} += a{total.place};" for total in sums),
             "  }",
-            *(f"  sums[{total.place}] += s{total.place};" for total in sums),
+            *(
+                f"  for (int64_t j = 0; j < STRIDE; j++) sums[{total.place}] += a{total.place}[j];"
+                for total in sums
+            ),
             "}",
         ]
 
@@ -176,7 +199,7 @@ class _Writer:
             ]
             lines += [
                 "#pragma omp parallel for num_threads(threads) if (threads > 1 && shares > 1)",
-                "  for (int64_t k = 0; k < shares; k++)",
+                f"  {_walk('k', '0', 'shares', '1', number)}",
                 f"    pass{number}<T>({', '.join(given)});",
             ]
             for total in rule.sums_of(number):
@@ -204,3 +227,11 @@ class _Writer:
         if value.summed:
             return f"T(total{value.place})"
         return f"t{value.place}[0]" if value.code is None else None
+
+
+def _walk(name: str, begin: str, end: str, stride: str, number: int) -> str:
+    """The loop of a pass over what lies in strides from `begin` to `end`, forwards or backwards."""
+    if number % 2:
+        last = f"{begin} + ({end} - {begin} - 1) / {stride} * {stride}"
+        return f"for (int64_t {name} = {last}; {name} >= {begin}; {name} -= {stride})"
+    return f"for (int64_t {name} = {begin}; {name} < {end}; {name} += {stride})"

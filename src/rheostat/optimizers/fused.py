@@ -75,6 +75,7 @@ class FusedKernel:
         own: Mapping[str, Any] = self._clip.hyperparameters if self._clip else {}
         self._plain = [name for name in rule.hyperparameters if name != "lr" and name not in own]
         self._names = tuple(rule.buffers)
+        self._with_momentum = "momentum_buffer" in rule.buffers
 
     @staticmethod
     def can_run(rule: Transform) -> bool:
@@ -98,12 +99,18 @@ class FusedKernel:
 
     def takes(self, item: Item) -> bool:
         """Dense gradients laid out as the parameter is, which the kernels assume; where a device
-        counts, numbers that the host knows, the learning rate aside."""
+        counts, numbers that the host knows, the learning rate aside. Without momentum torch's
+        kernel does not write a buffer of it, or fails."""
         param, gradient = item.param, item.update
+        if self._with_momentum and known_of(item.numbers["momentum"]) == 0:
+            return False
         return (
-            not gradient.is_sparse
-            and gradient.dtype is param.dtype
-            and gradient.stride() == param.stride()
+            gradient.dtype is param.dtype
+            and not gradient.is_sparse
+            and (
+                (gradient.is_contiguous() and param.is_contiguous())
+                or gradient.stride() == param.stride()
+            )
             and (item.frame is None or self._settled(item))
         )
 
@@ -114,12 +121,13 @@ class FusedKernel:
         on_host = items[0].frame is None
         may_be_first = on_host and self._call is _sgd
         for item in items:
-            param = item.param
-            first = may_be_first and item.step == 1
-            # The kernels of a device want the count there, where it is not if the host counts.
-            count = item.step if on_host and not param.is_cpu else None
+            param, first, count = item.param, may_be_first and item.count == 1, None
+            if on_host and not param.is_cpu:
+                count = item.count  # which kernels of a device want there, where it is not
             key = (id(item.numbers), param.dtype, param.device, first, count)
-            batches.setdefault(key, []).append(item)
+            if key not in batches:
+                batches[key] = []
+            batches[key].append(item)
         for (*_, first, count), batch in batches.items():
             steps = [item.state["step"] for item in batch]
             if count is not None:

@@ -57,8 +57,9 @@ class Held:
     while it is frozen).
 
     `plain` says that a rule can work on the very tensors: real numbers in the precision it computes
-    in. `kernel` is that of its group, where it takes such a parameter. Where the device keeps the
-    counts, parameters of one `line` have the same; a `fresh` one was never stepped.
+    in. `kernel` is that of its group, where it takes such a parameter. `line` is the place of its
+    count on the host; where the device keeps the counts, parameters of one line have the same, and
+    a `fresh` one was never stepped.
     """
 
     group: int
@@ -78,9 +79,10 @@ class Item:
     `param` is what the rule works on: the parameter, or a float32 stand-in for it. `update` is
     the gradient at first, then what each piece makes of it; `group` receives new scalars, and
     `numbers` are what the rule sees of it. `kernel` runs the whole rule at once, where it can.
-    `measured` is what the next piece has measured, None where it has not yet. `frame` holds the
-    numbers, where they are on a device, and `line` the parameter's place in it. `home` is the
-    sharded parameter of which `param` is this process's part; None where `param` is whole.
+    `count` are the updates that the parameter has received, the present one included, where the
+    host counts. `measured` is what the next piece has measured, None where it has not yet. `frame`
+    holds the numbers, where they are on a device, and `line` the parameter's place in it. `home` is
+    the sharded parameter of which `param` is this process's part; None where `param` is whole.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Item:
     numbers: dict[str, Any]
     pieces: tuple[Transform, ...]
     kernel: Kernel | None = None
+    count: float = 0.0
     measured: Mapping[str, Tensor] | None = None
     position: int = 0
     frame: Frame | None = None
@@ -102,14 +105,12 @@ class Item:
     @property
     def step(self) -> Any:
         """How many updates this parameter has received, the present one included: a number."""
-        if self.frame is not None:
-            return self.frame.counts[self.line]
-        return self.state["step"].item()
+        return self.count if self.frame is None else self.frame.counts[self.line]
 
     @property
     def same(self) -> float:
         """The same for items of one group that have the same count."""
-        return self.line if self.frame is not None else self.state["step"].item()
+        return self.count if self.frame is None else self.line
 
     @property
     def ok(self) -> Tensor | None:
@@ -173,11 +174,13 @@ def make_items(
     held: Sequence[Held],
     gradients: Sequence[Tensor],
     options: Options,
+    count: Callable[[Sequence[Held]], Sequence[float]],
     begin: Callable[[], Frame] | None = None,
 ) -> list[Item]:
     """What the rules work on in this step; every parameter's own count goes up by one.
 
-    `begin` counts on a device, and gives the numbers there.
+    `count` counts on the host, and gives the new counts; `begin` on a device, and gives the numbers
+    there.
 
     Raises InputError for a sparse or complex gradient that the rule cannot take, before any count.
     """
@@ -186,16 +189,13 @@ def make_items(
             _check_kind(one, gradient, rules[one.group], options)
     frame = None if begin is None else begin()
     if frame is None:
-        # One call, and a tensor for the one: a Python number would be wrapped for each parameter.
-        torch._foreach_add_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-            [one.state["step"] for one in held], torch.ones(()), alpha=1.0
-        )
+        counts = count(held)
         numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
     else:
-        numbers = frame.numbers
+        counts, numbers = [0.0] * len(held), frame.numbers
     copies = [_copies(rule, options) for rule in rules]
     items: list[Item] = []
-    for one, given in zip(held, gradients, strict=True):
+    for one, given, own in zip(held, gradients, counts, strict=True):
         group, rule = groups[one.group], rules[one.group]
         if copies[one.group]:
             _refill(one, copies[one.group], on_device=frame is not None)
@@ -207,7 +207,7 @@ def make_items(
         if group["maximize"]:
             gradient = -gradient
         mine = numbers[one.group]
-        item = Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel)
+        item = Item(one.name, param, gradient, state, rule, group, mine, rule.pieces, kernel, own)
         if frame is not None:
             item.frame, item.line = frame, one.line
         if not one.plain and is_sharded(one.param) and rule.scope == "element":

@@ -1,7 +1,8 @@
-"""Faster ways than piece by piece to run a whole rule: torch's fused kernels, compiled ones.
+"""Faster ways to run a whole rule than parameter by parameter: torch's fused kernels, compiled
+ones, and many small parameters as one.
 
-Never needed for correctness: what a kernel does not take runs eagerly. A kernel runs many
-parameters at once, and its numbers agree with the eager ones to rounding.
+Never needed for correctness: what no kernel takes runs by itself, piece by piece. A kernel runs
+many parameters at once, and its numbers agree with the eager ones to rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rheostat.core.transform import Transform
 from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.device import DEVICE_TYPES
 from rheostat.optimizers.fused import FusedKernel
+from rheostat.optimizers.gathered import GatheredKernel
 from rheostat.optimizers.native import NativeKernel, compiler_at_hand
 
 if TYPE_CHECKING:
@@ -78,14 +80,15 @@ def choose_mode(
 
 
 def make_kernels(rule: Transform, mode: Mode) -> list[Kernel]:
-    """The kernels of a chosen mode, the better first; none runs the rule piece by piece."""
+    """The kernels of a chosen mode, the better first."""
+    kernels: list[Kernel] = []
     if mode == "fused":
-        return [FusedKernel(rule)]
-    if mode != "compiled":
-        return []
-    native = NativeKernel.can_run(rule)
-    compiled = CompiledKernel(rule, on_cpu=not native)
-    return [NativeKernel(rule), compiled] if native else [compiled]
+        kernels.append(FusedKernel(rule))
+    elif mode == "compiled":
+        native = NativeKernel.can_run(rule)
+        kernels += [NativeKernel(rule)] if native else []
+        kernels.append(CompiledKernel(rule, on_cpu=not native))
+    return [*kernels, GatheredKernel(rule)] if GatheredKernel.can_run(rule) else kernels
 
 
 def fitting(kernels: Sequence[Kernel], param: Tensor, state: Mapping[str, Tensor]) -> Kernel | None:

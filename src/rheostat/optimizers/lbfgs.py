@@ -43,9 +43,8 @@ def lbfgs(
 
     Variant: minFunc's, as in torch: t is lr (at the first iteration of all, at most lr / |g|₁), or
      what the line search finds from there. Needs `step(closure)`, with a closure that gives the
-     same loss for the same weights; it is evaluated once a step more than by torch. The numbers of
-     the first group hold for all. Where other parameters have gradients than the last time, the
-     pairs are forgotten.
+     same loss for the same weights. The numbers of the first group hold for all. Where other
+     parameters have gradients than the last time, the pairs are forgotten.
     Equals: torch.optim.LBFGS (same defaults, with and without strong_wolfe), to rounding.
     Assumes: a smooth loss without noise: the full batch, and a closure that gives the same loss for
      the same weights.
@@ -117,6 +116,7 @@ def _search(history_size: int, max_iter: int, max_eval: int, *, line_search: boo
         params: list[Tensor],
         hyper: Hyper,
         evaluate: Evaluate,
+        loss: float,
     ) -> tuple[list[Tensor], Mapping[str, float]]:
         memory = _Memory(states, hyper, history_size)
         look = _looking(states, evaluate)
@@ -124,7 +124,7 @@ def _search(history_size: int, max_iter: int, max_eval: int, *, line_search: boo
         gradients = [u.to(move.dtype) for u, move in zip(updates, moves, strict=True)]
         if _largest(gradients) <= hyper.tolerance_grad:
             return moves, memory.scalars
-        loss = look(moves)[0] if line_search or max_iter > 1 else math.nan
+        loss = _ordered(loss)
         evaluations = 1
         for iteration in range(1, max_iter + 1):
             memory.learn(gradients)
@@ -240,14 +240,19 @@ class _Memory:
 
 
 def _looking(states: Sequence[State], evaluate: Evaluate) -> Evaluate:
-    """`evaluate` in the buffers' precision, a loss that is not a number as an infinite one."""
+    """`evaluate` in the buffers' precision, with losses that can be compared."""
 
     def look(moves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         loss, found = evaluate(moves)
         kept = [g.to(state["prev_grad"].dtype) for g, state in zip(found, states, strict=True)]
-        return math.inf if math.isnan(loss) else loss, kept
+        return _ordered(loss), kept
 
     return look
+
+
+def _ordered(loss: float) -> float:
+    """A loss that can be compared: not a number is worse than any."""
+    return math.inf if math.isnan(loss) else loss
 
 
 def _along(

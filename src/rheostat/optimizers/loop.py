@@ -155,7 +155,7 @@ class Optimizer(torch.optim.Optimizer):
         """The parameter's state, made if it has none yet (it was frozen until now)."""
         state = cast("dict[str, Tensor]", self.state[param])
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
             for name, buffer in self.buffers_of(param, group).items():
                 state[name] = buffer.make(param)
         return state
@@ -180,11 +180,11 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         self._check_ready()
         held = self._roster.taking_part(self.param_groups, self.state)
-        gradients = [cast("Tensor", one.param.grad) for one in held]
+        gradients = cast("list[Tensor]", [one.param.grad for one in held])
         look = self._look(held, gradients)
         reason = look.reason if held else "no parameter has a gradient"
         if reason is None:
-            reason = self._update(held, gradients, closure, look)
+            reason = self._update(held, gradients, closure, loss, look)
         begun = self.plan.stepped(applied=reason is None)
         resident = self._roster.resident
         if look.ok is None or resident is None:
@@ -215,6 +215,7 @@ class Optimizer(torch.optim.Optimizer):
         held: Sequence[Held],
         gradients: Sequence[Tensor],
         closure: Callable[[], Any] | None,
+        loss: Any,
         look: Look,
     ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
@@ -222,16 +223,18 @@ class Optimizer(torch.optim.Optimizer):
             return waiting
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
-        items = make_items(groups, rules, self._kernels, held, gradients, self.options, begin)
+        count, options = self._roster.count, self.options
+        items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         squares = look.squares
-        if any(not o.plain or g.is_sparse for o, g in zip(held, gradients, strict=True)):
+        if squares is not None and not all(
+            o.plain and not g.is_sparse for o, g in zip(held, gradients, strict=True)
+        ):
             squares = None  # of other numbers than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
-        stages.run(items, evaluate, squares)
+        stages.run(items, evaluate, loss, squares)
         write_back(items, held, self.options)
-        for item in items:
-            if item.rule.scalars:
-                self._share_scalars(item.rule, item.group)
+        for item in {id(item.group): item for item in items if item.rule.scalars}.values():
+            self._share_scalars(item.rule, item.group)
         return None
 
     def grow(self, factor: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from rheostat.core.transform import Transform
@@ -40,6 +42,8 @@ class Roster:
         self._options = options
         self._state_of = state_of
         self._held: list[Held] = []
+        self._states: list[dict[str, Tensor]] = []
+        self._counts = _Counts([])
 
     def recount(self) -> None:
         """Look at all step counts again at the next step: a restart may have changed them."""
@@ -49,7 +53,7 @@ class Roster:
         """The parameters that have a gradient."""
         known = self.all(groups, states)
         held = [one for one in known if one.param.grad is not None]
-        if not all(one.state for one in held):  # frozen until now
+        if {} in [one.state for one in held]:  # frozen until now
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
         if self.resident is not None:
@@ -62,11 +66,17 @@ class Roster:
         known = self._held
         if not (
             len(known) == len(params)
-            and all(one.param is param for one, param in zip(known, params, strict=True))
-            and all(states.get(one.param, one.state) is one.state for one in known)
+            and all(map(operator.is_, [one.param for one in known], params))
+            and len(states) == len(self._states)
+            and all(map(operator.is_, states.values(), self._states))
+            and (self.resident is not None or self._counts.here())
         ):
             self._hold_all(groups, states)
         return self._held
+
+    def count(self, held: Sequence[Held]) -> list[float]:
+        """Count an update of these, on the host; what they have received with it."""
+        return self._counts.up(held)
 
     def _hold_all(self, groups: Groups, states: States) -> None:
         before = {id(one.state): one for one in self._held if one.state}
@@ -81,6 +91,8 @@ class Roster:
             for index, group in enumerate(groups)
             for name, param in zip(group["param_names"], group["params"], strict=True)
         ]
+        # In the order of the optimizer's own, so that a look at all of them hashes no tensor.
+        self._states = list(states.values())
         self._place(before)
 
     def _hold(self, index: int, name: str, param: Tensor, states: States) -> Held:
@@ -97,13 +109,13 @@ class Roster:
         others are read, for which a device must be waited for if they are there.
         """
         lines: dict[int, int] = {}
-        for one in self._held:
-            if not one.state:
-                continue
+        stepping = [one for one in self._held if one.state]
+        self._counts = _Counts([] if self.resident else stepping)
+        for one in stepping:
             step, old = one.state["step"], before.get(id(one.state))
             if self.resident is None:
-                one.state["step"] = step.cpu()
-            elif old is not None:
+                continue
+            if old is not None:
                 one.line, one.fresh = old.line, old.fresh
             else:
                 count = int(step.item())
@@ -114,4 +126,33 @@ class Roster:
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: a copied optimizer makes its own list."""
-        return {**self.__dict__, "resident": None, "_held": []}
+        own: dict[str, Any] = {"resident": None, "_held": [], "_states": [], "_counts": _Counts([])}
+        return {**self.__dict__, **own}
+
+
+class _Counts:
+    """The step counts of parameters on the host, one behind the other in one piece of memory: all
+    go up in one addition, and are read in one."""
+
+    def __init__(self, held: Sequence[Held]) -> None:
+        self._states = [one.state for one in held]
+        for place, one in enumerate(held):
+            one.line = place
+            one.state["step"] = one.state["step"].to("cpu", torch.float32)
+        self._steps = [state["step"] for state in self._states]
+        self._all = torch.stack(self._steps) if held else torch.zeros(0)
+        for place, step in enumerate(self._steps):
+            # The same tensor at another address: who holds it need not know.
+            step.set_(self._all.untyped_storage(), place, (), ())
+
+    def here(self) -> bool:
+        """Whether these tensors are still those in the states."""
+        return all(map(operator.is_, [s.get("step") for s in self._states], self._steps))
+
+    def up(self, held: Sequence[Held]) -> list[float]:
+        """One more for each of those; their counts."""
+        if len(held) == len(self._steps):
+            return cast("list[float]", self._all.add_(1).tolist())
+        places = torch.tensor([one.line for one in held])
+        self._all[places] += 1
+        return cast("list[float]", self._all[places].tolist())

@@ -40,8 +40,9 @@ def sgd(
     Source: Robbins & Monro 1951; momentum as in Sutskever et al. 2013.
     lr: step size, in units of weight per unit of gradient. Usual [1e-3, 1] weight/gradient: more
      learns faster, until it diverges.
-    momentum: fraction of the running update kept each step; 0 keeps no buffer. Usual [0, 0.99]:
-     higher is steadier, makes steps longer, and turns more slowly.
+    momentum: fraction of the running update kept each step; 0 keeps no buffer, and no such key in
+     the groups: a scheduler that cycles it needs one above 0 here. Usual [0, 0.99]: higher is
+     steadier, makes steps longer, and turns more slowly.
     dampening: fraction of each new gradient left out of the running update. Usual [0, 0.9]: more
      makes steps smaller under momentum.
     weight_decay: L2 coefficient, added to the gradient. Usual [0, 1e-2] gradient/weight: more keeps

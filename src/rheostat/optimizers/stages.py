@@ -6,8 +6,7 @@ held; only a piece that measures waits until every parameter has come as far as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +15,27 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.sharded import summed
 from rheostat.core.transform import Evaluate, Transform, square
+from rheostat.optimizers.closures import loss_of
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
 from rheostat.optimizers.numbers import Number
+from rheostat.optimizers.pieces import advance, in_doubt
+
+PART = 1 << 16
+"""Elements of a parameter that are measured at once."""
 
 
-def run(items: Sequence[Item], evaluate: Evaluate | None, squares: Tensor | None) -> None:
+def run(
+    items: Sequence[Item], evaluate: Evaluate | None, loss: Any, squares: Tensor | None
+) -> None:
     """Run every item's rule to its end and move its parameter.
 
     `evaluate` gives the closure's loss and gradients at displaced parameters; None where the step
-    has no closure. `squares` are the sums of squares of the items' gradients, None where nobody has
-    taken them. Raises InputError where a rule needs a closure and there is none.
+    has no closure. `loss` is what it returned where they are. `squares` are the sums of squares of
+    the items' gradients, None where nobody has taken them. Raises InputError where a rule needs a
+    closure and there is none.
     """
-    _elsewhere(items, evaluate)
+    _elsewhere(items, evaluate, loss)
     waiting = _advance_all(items)
     while waiting:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
@@ -54,8 +61,12 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
         if item.waits:
             waiting.append(item)
         elif kernel is not None and item.position == 0 and kernel.takes(item):
-            ready.setdefault(kernel, []).append(item)
-        elif not _advance(item):
+            if kernel not in ready:
+                ready[kernel] = []
+            ready[kernel].append(item)
+        elif advance(item):
+            _afterwards(item)
+        else:
             waiting.append(item)
     for kernel, batch in ready.items():
         kernel.run(batch)
@@ -67,30 +78,6 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
     return waiting
 
 
-def _advance(item: Item) -> bool:
-    """Run the item's pieces and move its parameter; False where one must measure first."""
-    ok = item.ok
-    while item.position < len(item.pieces):
-        if item.waits:
-            return False
-        if item.measured is not None:
-            item.hyper.measured = item.measured
-            item.measured = None
-        piece = item.pieces[item.position]
-        if ok is None:
-            item.update = piece.update(item.update, item.state, item.param, item.hyper)
-        else:
-            with _in_doubt(ok, piece, item.state):
-                item.update = piece.update(item.update, item.state, item.param, item.hyper)
-        item.position += 1
-    if ok is None:
-        move(item.param, item.update)
-    else:
-        item.param.sub_(torch.where(ok, item.update, 0))
-    _afterwards(item)
-    return True
-
-
 def _afterwards(item: Item) -> None:
     ok = item.ok
     for piece in item.pieces:
@@ -99,41 +86,50 @@ def _afterwards(item: Item) -> None:
         if ok is None:
             result = piece.after(item.param, item.state, item.hyper)
         else:
-            with _in_doubt(ok, piece, item.state):
+            with in_doubt(ok, piece, item.state):
                 result = piece.after(item.param, item.state, item.hyper)
             result = torch.where(ok, result, item.param)
         if result is not item.param:
             item.param.copy_(result)
 
 
-@contextmanager
-def _in_doubt(ok: Tensor, piece: Transform, state: Mapping[str, Tensor]) -> Generator[None]:
-    """The buffers that a piece writes in here are as they were, if the step turns out not to be."""
-    kept = {name: state[name].clone() for name in piece.buffers}
-    yield
-    for name, before in kept.items():
-        torch.where(ok, state[name], before, out=state[name])
-
-
-def move(param: Tensor, update: Tensor) -> None:
-    """``param ← param − update``; a sparse update touches its own rows alone."""
-    if update.is_sparse:
-        param.add_(update, alpha=-1)
-    else:
-        param.sub_(update)
-
-
 def _measure(piece: Transform, items: Sequence[Item]) -> None:
     """Sum the measurements in the order of the parameters' names, and settle the scalars."""
     assert piece.measure is not None
     sums: dict[str, Tensor] = {}
-    found = [piece.measure(item.update, item.state, item.param, item.hyper) for item in items]
+    found = [_sums(piece, item) for item in items]
     if any(item.home is not None for item in items):
         found = _over_processes(items, found)
     for one in found:
         for key, value in one.items():
             sums[key] = sums[key] + value if key in sums else value
     _settle(piece, items, sums)
+
+
+def _sums(piece: Transform, item: Item) -> Mapping[str, Tensor]:
+    """What a piece measures of a parameter; of a large one part by part, where it works element by
+    element, so that what it computes on the way stays in a near cache."""
+    assert piece.measure is not None
+    param, update, state = item.param, item.update, item.state
+    wide = [update, *(state[n] for n, buffer in piece.buffers.items() if buffer.like_parameter)]
+    if (
+        param.numel() <= PART
+        or piece.scope != "element"
+        or not param.is_cpu
+        or any(one.is_sparse or not one.is_contiguous() for one in (param, *wide))
+    ):
+        return piece.measure(update, state, param, item.hyper)
+    sums: dict[str, Tensor] = {}
+    flat = {
+        n: state[n].view(-1) if b.like_parameter else state[n] for n, b in piece.buffers.items()
+    }
+    for start in range(0, param.numel(), PART):
+        cut = slice(start, start + PART)
+        part = {n: one[cut] if piece.buffers[n].like_parameter else one for n, one in flat.items()}
+        given = update.view(-1)[cut], part, param.detach().view(-1)[cut], item.hyper
+        for key, value in piece.measure(*given).items():
+            sums[key] = sums[key] + value if key in sums else value
+    return sums
 
 
 def _over_processes(
@@ -173,7 +169,7 @@ def store(items: Sequence[Item], scalars: Mapping[str, Any]) -> None:
                 item.group[name] = value
 
 
-def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None) -> None:
+def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> None:
     """Let the first pieces that need the gradient at other points have it."""
     for piece in _distinct(
         items, lambda piece: piece.search is not None or piece.probe is not None
@@ -186,7 +182,8 @@ def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None) -> None:
         if piece.search is not None:
             # The parameters of other rules stand still during the search; their turn is after.
             others = [item for item in items if item not in concerned]
-            _search(piece, concerned, _around(evaluate, items, concerned, others))
+            around = _around(evaluate, items, concerned, others)
+            _search(piece, concerned, around, loss_of(loss, items))
         else:
             _probe(piece, concerned, items, evaluate)
 
@@ -208,7 +205,7 @@ def _around(
     return inner
 
 
-def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate) -> None:
+def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate, loss: float) -> None:
     assert piece.search is not None
     updates, scalars = piece.search(
         [item.update for item in items],
@@ -216,6 +213,7 @@ def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate) -> None
         [item.param for item in items],
         items[0].hyper,
         evaluate,
+        loss,
     )
     for item, update in zip(items, updates, strict=True):
         item.update = update

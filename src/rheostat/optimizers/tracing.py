@@ -283,6 +283,8 @@ def _trace(rule: Transform) -> Traced | None:
         with _Trace(slots) as trace:
             for piece in rule.pieces:
                 update = piece.update(update, state, param, hyper)
+                if update.shape != param.shape:  # the eager run says so
+                    raise TypeError(f"{piece.name} changes the shape of its update")
         param.sub_(update)
 
     # Ones, so that nothing divides by zero; only the operations are kept.

@@ -1,0 +1,79 @@
+"""Step counts lie in one piece of memory, and are each parameter's own all the same."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import rheostat as rs
+from rheostat.optimizers import stages
+from rheostat.optimizers.loop import Optimizer
+
+
+def _made(count: int = 4) -> tuple[list[nn.Parameter], Optimizer]:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(count)]
+    return params, rs.optimizer("adamw", params)
+
+
+def _step(params: list[nn.Parameter], opt: Optimizer, without: tuple[int, ...] = ()) -> list[float]:
+    for i, param in enumerate(params):
+        param.grad = None if i in without else torch.ones(3)
+    opt.step()
+    return [opt.state[param]["step"].item() for param in params]
+
+
+def test_each_counts_its_own_updates() -> None:
+    params, opt = _made()
+    assert _step(params, opt) == [1, 1, 1, 1]
+    assert _step(params, opt, without=(1, 3)) == [2, 1, 2, 1]
+    assert _step(params, opt) == [3, 2, 3, 2]
+    assert len({opt.state[p]["step"].untyped_storage().data_ptr() for p in params}) == 1
+
+
+def test_a_count_that_somebody_puts_there_is_believed() -> None:
+    params, opt = _made()
+    _step(params, opt)
+    opt.state[params[0]]["step"] = torch.tensor(10.0)
+    opt.state[params[1]]["step"].fill_(20.0)
+    assert _step(params, opt) == [11, 21, 2, 2]
+    opt.state[params[2]] = {**opt.state[params[2]], "step": torch.tensor(30.0)}
+    assert _step(params, opt) == [12, 22, 31, 3]
+
+
+def test_a_copy_and_a_file_count_by_themselves() -> None:
+    params, opt = _made()
+    _step(params, opt)
+    other = copy.deepcopy(opt)
+    copied = other.param_groups[0]["params"]
+    assert _step(copied, other) == [2, 2, 2, 2]
+    file = io.BytesIO()
+    torch.save(opt.state_dict(), file)
+    file.seek(0)
+    again_params, again = _made()
+    again.load_state_dict(torch.load(file, weights_only=True))
+    assert _step(again_params, again) == [2, 2, 2, 2]
+    assert [opt.state[p]["step"].item() for p in params] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adam"])
+def test_a_large_parameter_is_measured_part_by_part(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: list[list[float]] = []
+    for size in (1 << 16, 7):
+        monkeypatch.setattr(stages, "PART", size)
+        draw = torch.Generator().manual_seed(0)
+        param = nn.Parameter(torch.randn(20, 5, generator=draw))
+        opt = rs.optimizer(name, [param])
+        found: list[float] = []
+        for _ in range(20):
+            param.grad = param.detach() - 30
+            opt.step()
+            found.append(float(opt.param_groups[0]["d"]))
+        ways.append(found)
+    assert ways[0] == pytest.approx(ways[1], rel=1e-5)
+    assert ways[0][-1] > ways[0][0]
