@@ -225,11 +225,8 @@ class Optimizer(torch.optim.Optimizer):
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
         count, options = self._roster.count, self.options
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
-        squares = look.squares
-        if squares is not None and not all(
-            o.plain and not g.is_sparse for o, g in zip(held, gradients, strict=True)
-        ):
-            squares = None  # of other numbers than the rules see
+        plain = all(o.plain and not g.is_sparse for o, g in zip(held, gradients, strict=True))
+        squares = look.squares if plain else None  # or they are of others than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         stages.run(items, evaluate, loss, squares)
         write_back(items, held, self.options)
@@ -335,10 +332,10 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def train(self, mode: bool = True) -> None:
         """Put back the weights that are trained, to the bit. Idempotent; train(False) is `eval`."""
-        if not mode:
+        if mode:
+            put_back(self.param_groups, self.state)
+        else:
             self.eval()
-            return
-        put_back(self.param_groups, self.state)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
