@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from itertools import pairwise
 from typing import Literal
 
@@ -15,6 +16,7 @@ from tests.references.scripts import Script, drive, scale, scripted
 
 from rheostat.core.controller import Controller, Grow, Limit, Move, Now, RollBack, Scale
 from rheostat.regimes.account import Account
+from rheostat.regimes.course import Course
 from rheostat.regimes.grants import Terms
 from rheostat.regimes.regime import Regime
 from rheostat.regimes.replay import Replay
@@ -147,7 +149,7 @@ def test_a_trial_that_does_harm_is_rolled_back() -> None:
         return Scale(hyperparameter="lr", factor=64.0, reason="told to")
 
     harmful = Controller(raise_it, acts_on=("lr",), name="c")
-    care = Care(every=40, survive=20, z=1e9)  # of itself it sees no divergence
+    care = Care(every=40, survive=20, persist=10**6)  # of itself it sees no divergence
     run = Loop(Regime([harmful], care=care)).run(420)
     (back,) = rollbacks(run.accounts)
     assert "a trial did harm" in back.reason
@@ -227,3 +229,39 @@ def test_what_the_regime_has_changed_stands_after_a_roll_back() -> None:
     assert hands.factor() == pytest.approx(0.6)
     assert hands.plan["blend"] == {0: pytest.approx(0.3)}
     assert {("limit", 5.0), ("grow", 2.0)} <= set(hands.said)
+
+
+def test_a_slow_decline_bends_its_trend_and_is_seen_by_what_is_lost() -> None:
+    hands = Paper(lr=0.1)
+    regime = guarded(Care(every=20, survive=10))
+    accounts: list[Account] = []
+    noise = random.Random(1)
+    for update in range(1, 400):
+        # It falls for 150 steps, and climbs back to its start in 250 more.
+        loss = 2.3 - 2.2 * (min(update, 150) / 150 - max(0, update - 150) / 250)
+        loss += noise.gauss(0, 0.1)
+        now = Now(update, True, loss, {"gradient_norm": 1.0}, frozenset({"gradient_norm"}))
+        accounts += regime.after(now, hands)
+    back = rollbacks(accounts)
+    assert back
+    assert "of the progress is lost" in back[0].reason
+    assert 150 + 125 < back[0].at < 150 + 125 + 25
+    taken = int(back[0].done["before"])
+    assert back[0].at - taken < 150 + 30, "what was kept on the way up is not gone back to"
+
+
+def test_what_is_lost_is_a_share_of_the_progress() -> None:
+    course = Course(96)
+    for loss in [4.0] * 8 + [2.0] * 8 + [3.0] * 8:
+        course.add(True, loss)
+    assert course.lost == 0.5
+    course.forget()
+    for loss in [4.0] * 8 + [3.5] * 8 + [4.0] * 8:
+        course.add(True, loss)
+    assert course.lost == 0, "too little was regained to lose"
+    for loss in [2.5] * 8 + [4.0] * 8:
+        course.add(True, loss)
+    assert course.lost == 0.75
+    again = Course(96)
+    again.load_state_dict(json.loads(json.dumps(course.state_dict())))
+    assert again.lost == course.lost

@@ -9,6 +9,11 @@ from typing import Any
 
 from rheostat.regimes.robust import BLOCKS, Line, spread
 
+_LEVEL = 8
+"""Losses whose median is a level."""
+_MUCH = 0.5
+"""Of the progress of a run: what has to be there for some of it to be lost."""
+
 
 class Course:
     """The losses of the last `length` updates that were applied and had a finite one."""
@@ -20,6 +25,9 @@ class Course:
         """How many there were since the run began, or since it was rolled back."""
         self._trend: list[float] | None = None
         """Value, slope and scatter of the trend, and when it was found."""
+        self._first = math.nan
+        self._best = self._best_ever = math.inf
+        """Levels: the first, the lowest since the run began or was rolled back, and the lowest."""
 
     def add(self, applied: bool, loss: float) -> None:
         """Take a step's loss in."""
@@ -27,6 +35,11 @@ class Course:
             return
         self._losses = [*self._losses[-(self.length - 1) :], loss]
         self.seen += 1
+        if self.seen >= _LEVEL:
+            level = self.median(_LEVEL)
+            self._first = level if math.isnan(self._first) else self._first
+            self._best = min(self._best, level)
+            self._best_ever = min(self._best_ever, level)
         # A line is dear, and does not change with every loss.
         if self.seen % (self.length // BLOCKS) == 0 and (line := self.line()) is not None:
             rests = [y - line.value(i) for i, y in enumerate(self._losses)]
@@ -37,6 +50,19 @@ class Course:
     def forget(self) -> None:
         """Start anew: what was seen belongs to an undone stretch."""
         self._losses, self.seen, self._trend = [], 0, None
+        self._best = math.inf
+
+    @property
+    def lost(self) -> float:
+        """What part of the progress that the run has made the loss has lost again: 0 at its lowest
+        level, 1 where it began. However slowly it went there, which no trend tells.
+
+        After a roll back, 0 until half of the progress is there again: what comes then is new.
+        """
+        progress = self._first - self._best_ever
+        if not self._first - self._best > _MUCH * progress:
+            return 0.0
+        return (self.median(_LEVEL) - self._best) / progress
 
     def last(self, count: int) -> list[float]:
         """The newest losses, at most so many."""
@@ -63,9 +89,11 @@ class Course:
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"losses": self._losses, "seen": self.seen, "trend": self._trend}
+        levels = [self._first, self._best, self._best_ever]
+        return {"losses": self._losses, "seen": self.seen, "trend": self._trend, "levels": levels}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another was."""
         self._losses, self.seen = list(state["losses"]), state["seen"]
         self._trend = state["trend"]
+        self._first, self._best, self._best_ever = state["levels"]

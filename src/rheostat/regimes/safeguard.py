@@ -29,6 +29,10 @@ SAFEGUARD = "safeguard"
 _PRIORITY = 1000
 _RECENT = 5
 """Losses whose median has to be above the trend."""
+_LOST = 0.5
+"""Of the progress: more than this lost is an alarm."""
+_SOUND = 0.1
+"""The same: a state in which more is lost is not kept."""
 _WATCHED = 1024
 """Batches that are remembered, at most, since the last good state."""
 
@@ -91,19 +95,20 @@ class Safeguard:
         elif now.applied:
             self._streak = 0
         above = self.course.above(_RECENT)
-        alarm = above > self.care.z
+        lost = self.course.lost
+        alarm = above > self.care.z or lost > _LOST
         self._alarms = self._alarms + 1 if alarm else 0
         if alarm:
             self.actuator.ring.drop_candidate()
         elif now.applied and math.isfinite(now.loss):
-            self._keep_states(at, hands)
+            self._keep_states(at, hands, sound=lost <= _SOUND)
         batch = (at, hands.position(), now.loss, now["gradient_norm"])
         self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
         if self._back_at >= 0 and at - self._back_at >= self.care.hold:
             self._return_gradually(at, hands)
-        return self._broken(above)
+        return self._broken(above, lost)
 
-    def _keep_states(self, at: int, hands: Hands) -> None:
+    def _keep_states(self, at: int, hands: Hands, *, sound: bool) -> None:
         ring = self.actuator.ring
         candidate = ring.candidate
         if candidate is not None and at - candidate.at >= self.care.survive:
@@ -111,15 +116,18 @@ class Safeguard:
             self._batches = [batch for batch in self._batches if batch[0] > candidate.at]
         newest = ring.newest(at)
         since = math.inf if newest is None else at - newest.at
-        if ring.candidate is None and since >= self.care.every:
+        if sound and ring.candidate is None and since >= self.care.every:
             ring.remember(hands, at)
 
-    def _broken(self, above: float) -> list[Asked]:
+    def _broken(self, above: float, lost: float) -> list[Asked]:
         if self._streak >= self.care.streak:
             why, numbers = f"{self._streak} losses in a row are not finite", {}
-        elif self._alarms >= self.care.persist:
+        elif self._alarms >= self.care.persist and above > self.care.z:
             why = f"the loss is {above:.1f} spreads above its trend, for {self._alarms} steps"
             numbers = {"above": above}
+        elif self._alarms >= self.care.persist:
+            why = f"{lost:.0%} of the progress is lost, for {self._alarms} steps"
+            numbers = {"lost": lost}
         else:
             return []
         if self._alarms + self._streak > 2 * (self.care.persist + self.care.streak):

@@ -17,6 +17,8 @@ _BLOCK = 8
 """Losses, and ratios, whose median is looked at."""
 _STARTED = 0.9
 """Of the first losses: a level above this is no progress."""
+_LOST = 0.5
+"""The same: a level below this is progress, whatever the loss was in between."""
 _NEAR = 1.05
 """What is this near to a bound is at it."""
 
@@ -35,8 +37,8 @@ def starting_rate(
     Once the plan's warm-up is over (the planned rate no longer rises), by medians of eight steps:
     where weights move in an update by less than `low` of their norm, lr × target / ratio, until it
     is above `low`. Where it is above, and `settle` steps later the loss is `worse` times its best
-    level, or no lower than at the start: back to the good state and lr × `factor`, and again. With
-    neither, the rate is taken as sound, and is not touched any more.
+    level and above half of the first, or no lower than at the start: back to the good state and
+    lr × `factor`, and again. With neither, the rate is taken as sound, and is not touched any more.
 
     Stability: it acts only before it has once found the rate sound; a rate that was lowered is
      never raised again, so it cannot oscillate; its part stays within [1/most, most].
@@ -83,7 +85,8 @@ def starting_rate(
             return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=True)
         if not judged:
             return None
-        large = (stuck and not small) or level > worse * memory["best"]
+        lost = level > worse * memory["best"] and level > _LOST * memory["first"]
+        large = lost or (stuck and not small)
         if large and share / _NEAR > 1 / most:
             memory["wanted"] = max(share * factor, 1 / most)
             than = "no lower than at the start" if stuck else "above its best"
