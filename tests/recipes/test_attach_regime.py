@@ -321,6 +321,7 @@ def test_a_wish_to_stop_is_said_and_the_loop_decides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [True, False], ids=["data", "luck"])
 def test_a_batch_that_stands_out_is_looked_at_again(tmp_path: Path, bad: bool) -> None:
+    torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(64, 4, generator=generator)
@@ -332,7 +333,7 @@ def test_a_batch_that_stands_out_is_looked_at_again(tmp_path: Path, bad: bool) -
         x = data[sampler.indices(epoch)[place * 8 : place * 8 + 8]]
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    recipe = {"optimizer": "adamw", "lr": 1e-3, "safeguards": {**CARE, "streak": 1}}
+    recipe = {"optimizer": "adamw", "lr": 1e-3, "safeguards": {"every": 4, "survive": 3, "streak": 1}}
     run = rs.attach(recipe, model, directory=tmp_path, sampler=sampler, loss_of=loss_of, extra={})
     left: list[bool] = []
     with run:
@@ -420,6 +421,21 @@ def test_of_an_accumulation_the_average_is_seen_and_its_noise(tmp_path: Path) ->
     assert run.signals["gradient_sample_variance"] == pytest.approx(float(variance), rel=1e-4)
     seen = RunRecord.read(tmp_path).series["gradient_norm"]
     assert [math.isnan(value) for value in seen] == [True, True, True, False]
+
+
+def test_within_an_accumulation_a_skip_is_heard_and_losses_are_averaged(tmp_path: Path) -> None:
+    model = nn.Linear(4, 1)
+    recipe = {"optimizer": "adamw", "lr": 0.01, "accumulate": 3}
+    with rs.attach(recipe, model, directory=tmp_path, signals=["loss_fast", "skip_rate"]) as run:
+        seen: list[float] = []
+        for loss, poison in ((1.0, 1.0), (9.0, math.nan), (2.0, 1.0), (3.0, 1.0)):
+            (model(torch.ones(2, 4)).square().mean() * poison).backward()
+            run.step(loss)
+            run.optimizer.zero_grad()
+            seen.append(run.signals["skip_rate"])
+    assert [math.isnan(value) for value in seen] == [True, False, False, False]
+    assert seen[1] > seen[3] > 0
+    assert seen[1] == seen[2], "the third only added to the average"
 
 
 def test_a_scaler_shows_unscaled_gradients(tmp_path: Path) -> None:

@@ -51,7 +51,13 @@ class Oversight:
         self._reported: dict[str, float] = {}
         """What the loop has said since the last step."""
         self._squares: list[float] = []
-        """Squared norms of the gradients that the coming update averages."""
+        """Squared norms of the gradients that the coming update averages; `_losses`: of these."""
+        self._losses: list[Tensor | float] = []
+        self._loss: Tensor | float = math.nan
+        self._phase = 0
+        self._looked = False
+        self._waits = False
+        """Whether the last step only added to an average."""
         needs = () if regime is None else regime.needs
         known = {one if isinstance(one, str) else one.name.partition("@")[0] for one in signals}
         asked = [*signals, *(name for name in needs if name not in known)]
@@ -85,6 +91,7 @@ class Oversight:
     def _look(self) -> None:
         loop, count = self._loop, self._averaged
         if isinstance(loop, Followed) or count == 1:
+            self._looked = True
             self.monitor.before_step()
             return
         held = [p for group in loop.param_groups for p in group["params"] if p.grad is not None]
@@ -97,6 +104,7 @@ class Oversight:
         for param, grad in zip(held, grads, strict=True):
             if param in loop.state:
                 param.grad = loop.state[param]["accumulated"] + grad / count
+        self._looked = True
         self.monitor.before_step()
         if self._noise:
             averages = [cast("Tensor", param.grad) for param in held]
@@ -121,39 +129,38 @@ class Oversight:
         self, result: StepResult, loss: Tensor | float | None, consumed: Mapping[str, float]
     ) -> dict[str, float]:
         """Measure what is due; returns the series of the step: NaN for what is not measured now."""
-        if self._waiting(result):
+        value = loss.detach() if isinstance(loss, Tensor) else loss
+        self._losses.append(math.nan if value is None else value)
+        before, self._phase = self._phase, int(self._loop.param_groups[0].get("phase", 0))
+        self._waits = self._phase > before
+        if self._waits:
             return self._series({})
         said, self._reported = self._reported, {}
         if "samples" in consumed and "small_square" in said and "small_size" not in said:
             size = float(consumed["samples"])
             said |= {"small_size": size, "large_size": size * self._averaged}
-        self.monitor.after_step(
-            math.nan if loss is None else loss, applied=result.applied, reported=said
-        )
+        self._loss, self._losses = sum(self._losses) / len(self._losses), []
+        if not self._looked:  # skipped before it was due: by a scaler, or within an average
+            self.monitor.before_step()
+        self._looked = False
+        self.monitor.after_step(self._loss, applied=result.applied, reported=said)
         fresh = self.monitor.fresh
         return self._series({n: v for n, v in self.monitor.values.items() if n in fresh})
 
-    def decide(
-        self, result: StepResult, loss: Tensor | float | None, progress: Progress
-    ) -> list[Account]:
+    def decide(self, result: StepResult, progress: Progress) -> list[Account]:
         """What the regime decides after this step, carried out."""
-        if self.regime is None or self._waiting(result):
+        if self.regime is None or self._waits:
             return []
         self.hands.progress = progress
-        value = loss.item() if isinstance(loss, Tensor) else loss
         now = Now(
             step=int(self._loop.param_groups[0]["updates"]),
             applied=result.applied,
-            loss=math.nan if value is None else float(value),
+            loss=float(self._loss),
             signals=self.monitor.values,
             fresh=self.monitor.fresh,
             reason=result.reason,
         )
         return self.regime.after(now, self.hands)
-
-    def _waiting(self, result: StepResult) -> bool:
-        """Whether the step only added to an average."""
-        return not result.applied and self._loop.param_groups[0].get("phase", 0) > 0
 
     def _series(self, values: Mapping[str, float]) -> dict[str, float]:
         series = {name: values.get(name, math.nan) for name in self.monitor.signals}
@@ -173,6 +180,8 @@ class Oversight:
             "stop_reason": self.hands.stop_reason,
             "reported": dict(self._reported),
             "squares": list(self._squares),
+            "losses": [float(loss) for loss in self._losses],
+            "phase": self._phase,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -183,3 +192,4 @@ class Oversight:
         self.hands.slots = {int(slot): saved for slot, saved in state["slots"].items()}
         self.hands.stop_reason = state["stop_reason"]
         self._reported, self._squares = dict(state["reported"]), list(state["squares"])
+        self._losses, self._phase = list(state["losses"]), state["phase"]

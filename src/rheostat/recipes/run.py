@@ -141,7 +141,7 @@ class Run(Planned):
         if self._loop.last_step is not None:
             self._begin(self._loop.last_step.restarts)
         if oversight is not None:
-            decided = oversight.decide(result, loss, progress)
+            decided = oversight.decide(result, progress)
             if self._recorder is not None:
                 self._recorder.decided(progress.batches - 1, decided)
         self._left = self._updates
