@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.references.table import strangers_gone
 from torch import Tensor, nn
 
 import rheostat as rs
@@ -50,7 +51,13 @@ KINDS = {
 }
 
 
-@register("controller", "asks_once", version=1)
+@pytest.fixture(autouse=True)
+def _known() -> Iterator[None]:
+    with strangers_gone():
+        register("controller", "asks_once", version=1)(asks_once)
+        yield
+
+
 def asks_once(kind: str, at: int) -> Controller:
     """Asks for one decision after one step.
 
@@ -333,7 +340,11 @@ def test_a_batch_that_stands_out_is_looked_at_again(tmp_path: Path, bad: bool) -
         x = data[sampler.indices(epoch)[place * 8 : place * 8 + 8]]
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    recipe = {"optimizer": "adamw", "lr": 1e-3, "safeguards": {"every": 4, "survive": 3, "streak": 1}}
+    recipe = {
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "safeguards": {"every": 4, "survive": 3, "streak": 1},
+    }
     run = rs.attach(recipe, model, directory=tmp_path, sampler=sampler, loss_of=loss_of, extra={})
     left: list[bool] = []
     with run:

@@ -43,8 +43,11 @@ class Actuator:
             case RollBack():
                 self._roll_back(act, at, hands)
             case Grow():
-                hands.grow(self.growth * act.factor)
-                self.growth *= act.factor
+                grown = self.growth * act.factor
+                near = float(round(grown))  # factors come from octaves, and are rounded
+                grown = near if math.isclose(grown, near, rel_tol=1e-9) else grown
+                hands.grow(grown)
+                self.growth = grown
             case Anchor():
                 hands.anchor()
             case LeaveOut():
