@@ -47,6 +47,9 @@ def recipe(case: str) -> tuple[dict[str, Any], torch.dtype]:
     dtype = torch.float32
     if option in AVERAGES:
         found = {"chain": ["scale_by_adam", AVERAGES[option]], "lr": _schedule(name)}
+    if option == "regime":
+        found["regime"] = ["spike_guard", "starting_rate"]
+        found["safeguards"] = {"every": 2, "survive": 1, "streak": 1}
     if option in ("master", "stochastic"):
         found |= {"precision": option, "accumulate": 2 if option == "master" else 1}
         dtype = torch.bfloat16

@@ -17,10 +17,14 @@ from rheostat.record.run import RunRecord
 RESUMED = Path(__file__).with_name("resumed.py")
 SAMPLE = [
     *("sgd", "adamw-master", "schedule_free_adamw", "muon", "prodigy", "soap-stochastic"),
-    "adamw-ema",
+    *("adamw-ema", "adamw-regime"),
 ]
 ALL = [
-    *(f"{name}{option}" for name in optimizers() for option in ("", "-master", "-stochastic")),
+    *(
+        f"{name}{option}"
+        for name in optimizers()
+        for option in ("", "-master", "-stochastic", "-regime")
+    ),
     *(f"adamw-{name}" for name in AVERAGES),
 ]
 
