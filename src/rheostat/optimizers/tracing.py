@@ -278,7 +278,7 @@ def _trace(rule: Transform) -> Traced | None:
         update = _graph(rule, move, measured)
     except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
         return None
-    return replace(update, measured=tuple(measured), measuring=measuring)
+    return replace(update, measuring=measuring)
 
 
 def _measured(
