@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ WRITTEN = {
     and isinstance(rule := component.factory(), rs.Transform)
     and NativeKernel.can_run(rule)
 }
+
+
+def _kernel(name: str) -> NativeKernel:
+    return NativeKernel(rs.component(name).factory())
 
 
 def _params(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -65,7 +70,7 @@ def test_the_same_formula_gives_the_same_bits(name: str) -> None:
         assert torch.equal(eager, fast)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "madgrad", "schedule_free_adamw"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "madgrad", "schedule_free_adamw", "dadapt_adam"])
 def test_other_forms_of_a_formula_differ_by_roundings(name: str) -> None:
     _agree(name, torch.float32)
     _agree(name, torch.float64)
@@ -79,11 +84,12 @@ def test_every_rule_that_is_written_agrees_with_its_eager_run(name: str) -> None
 
 
 def test_every_rule_that_is_traced_is_written() -> None:
-    assert len(WRITTEN) == 33
+    assert len(WRITTEN) == 34
     assert {"adamw", "lamb", "mars", "madgrad", "novograd", "stable_adamw", "sophia"} <= WRITTEN
+    assert {name for name in WRITTEN if _kernel(name).measures} == {"prodigy", "dadapt_adam"}
 
 
-@pytest.mark.parametrize("name", ["lamb", "adopt"])
+@pytest.mark.parametrize("name", ["lamb", "adopt", "dadapt_adam"])
 def test_the_bits_do_not_depend_on_the_threads(name: str) -> None:
     threads = torch.get_num_threads()
     found: list[list[torch.Tensor]] = []
@@ -110,6 +116,45 @@ def test_sums_are_taken_in_double_precision() -> None:
     trust = opt.param_groups[0]["trust_coefficient"]
     # ‖w‖ / ‖g‖ = 100, so every element moves by trust · 100 · 1e-3.
     torch.testing.assert_close(moved, torch.full_like(moved, trust * 0.1), rtol=3e-5, atol=0)
+
+
+def _measure(u: Any, state: State, param: Any, hyper: Hyper) -> Mapping[str, torch.Tensor]:
+    """Two sums, one of them multiplied by a number that the trace does not know."""
+    return {"uw": (u * param).sum(dtype=torch.float64), "wide": hyper.share * u.abs().sum()}
+
+
+def _shared(u: torch.Tensor, state: State, param: torch.Tensor, hyper: Hyper) -> torch.Tensor:
+    return u * (hyper.share * hyper.measured["uw"] / hyper.measured["wide"])
+
+
+@pytest.mark.parametrize("before", [(), (rs.transforms.add_decayed_weights(0.5),)])
+def test_what_is_measured_is_the_sum_over_all_parameters(before: Any) -> None:
+    measuring = Transform(
+        _shared, hyperparameters={"share": 0.3}, scope="element", measure=_measure, name="shared"
+    )
+    rule = rs.chain(*before, measuring)
+    assert NativeKernel(rule).measures
+    for eager, fast in zip(_trained(rule, "eager"), _trained(rule, "compiled"), strict=True):
+        torch.testing.assert_close(fast, eager, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "propagate"])
+def test_a_clip_measures_what_the_pieces_before_it_made(nonfinite: Any) -> None:
+    # Not the gradients' own squares, which the look for NaN has summed; and torch's norm, which
+    # is not written here.
+    pieces = rs.transforms
+    rule = rs.chain(pieces.add_decayed_weights(0.5), pieces.clip_by_global_norm(1.0))
+    assert NativeKernel.can_run(rule)
+    assert not NativeKernel(rule).measures
+    ways = [_trained(rule, mode, nonfinite=nonfinite) for mode in ("eager", "compiled")]
+    for eager, fast in zip(*ways, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=1e-6, atol=1e-6)
+
+
+def test_a_rule_that_would_write_its_buffers_twice_is_not_traced() -> None:
+    pieces = rs.transforms
+    rule = rs.chain(pieces.trace(0.9), pieces.clip_by_global_norm(1.0))
+    assert not NativeKernel.can_run(rule)
 
 
 def test_a_graph_notices_that_its_parameters_moved() -> None:
@@ -162,7 +207,7 @@ class _Labelled(torch.Tensor):
 
 
 def test_subclasses_and_holes_run_eagerly() -> None:
-    kernel = NativeKernel(rs.component("lion").factory())
+    kernel = _kernel("lion")
     plain = torch.zeros(4, 4)
     state = {"exp_avg": torch.zeros(4, 4)}
     assert kernel.suits(plain, state)

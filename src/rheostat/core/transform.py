@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -162,6 +163,11 @@ class Transform:
     def pieces(self) -> tuple[Transform, ...]:
         """The primitive pieces in order; a piece is its own only one."""
         return self.parts or (self,)
+
+    @cached_property
+    def measuring(self) -> Transform | None:
+        """The first piece that measures."""
+        return next((piece for piece in self.pieces if piece.measure), None)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:

@@ -80,7 +80,7 @@ class Store:
 
 
 class Assignments:
-    """What a graph of `Traced` computes.
+    """What a graph of `Traced` computes: `stores` are what it writes, `results` what it gives.
 
     `wide` says for the parameter, the gradient and each buffer whether it is shaped like the
     parameter. Raises UnsupportedError.
@@ -107,7 +107,12 @@ class Assignments:
         ]
         if any(store.place == 1 for store in self.stores):
             raise UnsupportedError("a rule that writes to its gradient")
-        self.passes = 1 + max(store.value.level for store in self.stores)
+        given = next(node for node in nodes if node.op == "output").args[0] or ()
+        self.results = [self._cells[node][0] for node in cast("tuple[fx.Node, ...]", given)]
+        if any(result.wide for result in self.results):
+            raise UnsupportedError("a result for each element")
+        last = (*(store.value for store in self.stores), *self.results)
+        self.passes = max(value.level + value.wide for value in last)
         self._when = self._times()
 
     # -- reading the graph ----------------------------------------------------------------------

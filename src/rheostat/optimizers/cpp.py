@@ -69,9 +69,9 @@ static inline void fetch(const void* p, int64_t bytes) {
 _RUN = """\
 extern "C" void run_{0}(
     int64_t count, const int64_t* lengths, void* const* tensors, const double* vector,
-    int threads) {{
+    double* results, int threads) {{
   for (int64_t i = 0; i < count; i++)
-    parameter<{0}>(lengths[i], tensors + i * {1}, vector, threads);
+    parameter<{0}>(lengths[i], tensors + i * {1}, vector, results, threads);
 }}"""
 
 
@@ -83,8 +83,9 @@ def source(graph: fx.GraphModule, wide: Sequence[bool], doubles: Sequence[bool] 
     Numbers of the whole parameter are computed in double precision.
 
     It has two functions, `run_float` and `run_double`:
-    ``run(count, lengths, tensors, vector, threads)``, where `tensors` holds the addresses of each
-    parameter's tensors, one parameter behind the other.
+    ``run(count, lengths, tensors, vector, results, threads)``, where `tensors` holds the addresses
+    of each parameter's tensors, one parameter behind the other. To `results`, in float64, is added
+    what the graph gives of each parameter.
 
     Raises UnsupportedError.
     """
@@ -181,7 +182,8 @@ class _Writer:
         rule, count = self._rule, len(self._rule.sums)
         lines = [
             "template <typename T> static void parameter(",
-            "    int64_t n, void* const* tensors, const double* vector, int threads) {",
+            "    int64_t n, void* const* tensors, const double* vector, double* results,",
+            "    int threads) {",
             *(
                 f"  {kind}* t{place} = ({kind}*)tensors[{place}];"
                 for place, double in enumerate(self._doubles)
@@ -212,6 +214,8 @@ class _Writer:
         for store in rule.stores:
             if not store.value.wide:
                 lines.append(f"  t{store.place}[0] = {self._name(store.value)};")
+        for place, result in enumerate(rule.results):
+            lines.append(f"  results[{place}] += {self._name(result)};")
         return [*lines, "  free(sums);", "}"]
 
     def _settled(self, level: int) -> list[str]:

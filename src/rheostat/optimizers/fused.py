@@ -121,10 +121,12 @@ class FusedKernel:
         on_host = items[0].frame is None
         may_be_first = on_host and self._call is _sgd
         for item in items:
-            param, first, count = item.param, may_be_first and item.count == 1, None
-            if on_host and not param.is_cpu:
-                count = item.count  # which kernels of a device want there, where it is not
-            key = (id(item.numbers), param.dtype, param.device, first, count)
+            param, first = item.param, may_be_first and item.count == 1
+            device = count = None
+            if not param.is_cpu:
+                # The kernels of a device want the count there: where the host has it, as a number.
+                device, count = param.device, item.count if on_host else None
+            key = (id(item.numbers), param.dtype, device, first, count)
             if key not in batches:
                 batches[key] = []
             batches[key].append(item)

@@ -219,9 +219,11 @@ def make_items(
 def write_back(items: Sequence[Item], held: Sequence[Held], options: Options) -> None:
     """Give half-precision parameters what their stand-ins became; empty what was accumulated."""
     for item, one in zip(items, held, strict=True):
+        if one.plain:
+            continue  # the rule worked on the very tensors
         if options.averaged > 1:
             one.state["accumulated"].zero_()
-        if not one.plain and is_sharded(one.param) and item.home is None:
+        if is_sharded(one.param) and item.home is None:
             _keep_parts(item, one)
         if "master" in one.state:
             master = one.state["master"]

@@ -225,7 +225,8 @@ class Optimizer(torch.optim.Optimizer):
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
         count, options = self._roster.count, self.options
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
-        plain = all(o.plain and not g.is_sparse for o, g in zip(held, gradients, strict=True))
+        pairs = zip(held, gradients, strict=True)
+        plain = look.squares is not None and all(o.plain and not g.is_sparse for o, g in pairs)
         squares = look.squares if plain else None  # or they are of others than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         stages.run(items, evaluate, loss, squares)

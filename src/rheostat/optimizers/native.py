@@ -41,23 +41,32 @@ _FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
 )
 
-Run = Callable[[int, int, int, int, int], None]
+Run = Callable[[int, int, int, int, int, int], None]
 
 
 class NativeKernel:
-    """A rule as a compiled function of addresses; compiled at the first step."""
+    """A rule as a compiled function of addresses, and another of what it measures, where that can
+    be written; compiled at the first step."""
 
     def __init__(self, rule: Transform) -> None:
-        found = program(rule)
-        assert found is not None
-        self._traced, self._source = found
+        graph = traced(rule)
+        assert graph is not None
+        moving, measuring = graph, graph.measuring
+        text = program(rule, moving)
+        assert text is not None
+        self._moving = moving, text
+        self._measuring = None
+        if measuring is not None and (text := program(rule, measuring)) is not None:
+            self._measuring = measuring, text
+        self._measured = graph.measured
         self._names = tuple(rule.buffers)
         self._doubles = {name for name, buffer in rule.buffers.items() if _is_double(buffer)}
 
     @staticmethod
     def can_run(rule: Transform) -> bool:
         """Whether the rule can be written in C++."""
-        return program(rule) is not None
+        graph = traced(rule)
+        return graph is not None and program(rule, graph) is not None
 
     def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
         """Real float32 and float64 parameters on the CPU, whose buffers have the dtype that they
@@ -76,7 +85,7 @@ class NativeKernel:
                 and one.is_contiguous()
                 for one, dtype in tensors
             )
-            and _library(self._source) is not None
+            and all(_library(one[1]) is not None for one in (self._moving, self._measuring) if one)
         )
 
     def takes(self, item: Item) -> bool:
@@ -91,18 +100,38 @@ class NativeKernel:
             and param.is_contiguous()
         )
 
+    @property
+    def measures(self) -> bool:
+        """Whether it can take the rule's measurements."""
+        return self._measuring is not None
+
+    def measure(self, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """What the rule measures, summed over the items in their order."""
+        assert self._measuring is not None
+        results = torch.zeros(len(self._measured), dtype=torch.float64)
+        self._call(*self._measuring, items, results)
+        return dict(zip(self._measured, results.unbind(), strict=True))
+
     def run(self, items: Sequence[Item]) -> None:
+        """Move the items' parameters and write their buffers."""
+        self._call(*self._moving, items, None)
+        # A graph that still holds the parameters must notice that they have moved.
+        increment_version([item.param for item in items])
+
+    def _call(
+        self, graph: Traced, text: str, items: Sequence[Item], results: Tensor | None
+    ) -> None:
         """All items of one group, count and dtype in one call."""
         together: dict[tuple[Any, ...], list[Item]] = {}
         for item in items:
             key = (id(item.numbers), item.same, item.param.dtype)
             together.setdefault(key, []).append(item)
-        library = _library(self._source)
+        library = _library(text)
         assert library is not None  # or nothing would have suited
         for batch in together.values():
             first = batch[0]
             known = {**first.numbers, "step": first.step}
-            vector = self._traced.numbers(known, first.measured or {})
+            vector = graph.numbers(known, first.measured or {})
             lengths = array.array("q", [item.param.numel() for item in batch])
             names = self._names
             addresses = array.array("Q")
@@ -117,21 +146,16 @@ class NativeKernel:
                 lengths.buffer_info()[0],
                 addresses.buffer_info()[0],
                 vector.data_ptr(),
+                0 if results is None else results.data_ptr(),
                 torch.get_num_threads(),
             )
-            # A graph that still holds the parameters must notice that they have moved.
-            increment_version([item.param for item in batch])
 
 
-def program(rule: Transform) -> tuple[Traced, str] | None:
-    """The rule's graph and its C++; None where it has none."""
-    graph = traced(rule)
-    if graph is None:
-        return None
+def program(rule: Transform, graph: Traced) -> str | None:
+    """The C++ of one of the rule's graphs; None where it has none."""
     wide = (True, True, *(buffer.like_parameter for buffer in rule.buffers.values()))
     doubles = (False, False, *map(_is_double, rule.buffers.values()))
-    text = _source(graph, wide, doubles)
-    return None if text is None else (graph, text)
+    return _source(graph, wide, doubles)
 
 
 def _is_double(buffer: Buffer) -> bool:
@@ -174,7 +198,7 @@ def _library(text: str) -> Mapping[torch.dtype, Run] | None:
     found: dict[torch.dtype, Run] = {}
     for dtype, name in ((torch.float32, "run_float"), (torch.float64, "run_double")):
         function = getattr(loaded, name)
-        function.argtypes = (ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int)
+        function.argtypes = (ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int)
         function.restype = None
         found[dtype] = function
     return found

@@ -6,6 +6,7 @@ held; only a piece that measures waits until every parameter has come as far as 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from rheostat.core.transform import Evaluate, Transform, square
 from rheostat.optimizers.closures import loss_of
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
+from rheostat.optimizers.native import NativeKernel
 from rheostat.optimizers.numbers import Number
 from rheostat.optimizers.pieces import advance, in_doubt
 
@@ -40,14 +42,15 @@ def run(
     while waiting:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
         # they are measured over all the parameters of those rules together.
-        piece = waiting[0].pieces[waiting[0].position]
-        together = [item for item in waiting if item.pieces[item.position] is piece]
-        others = [item for item in waiting if item.pieces[item.position] is not piece]
-        whole = len(together) == len(items) and all(item.position == 0 for item in items)
+        piece = _awaited(waiting[0])
+        together = [item for item in waiting if _awaited(item) is piece]
+        others = [item for item in waiting if _awaited(item) is not piece]
+        whole = all(item.pieces[0] is piece for item in items)
         if squares is not None and piece.measure is square and whole:
             _settle(piece, together, {"square": squares.sum()})
         else:
-            _measure(piece, sorted(together, key=lambda item: item.name))
+            together.sort(key=lambda item: item.name)
+            _settle(piece, together, _summed(together, _found(piece, together)))
         waiting = others + _advance_all(together)
 
 
@@ -58,17 +61,20 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
     ready: dict[Kernel, list[Item]] = {}
     for item in items:
         kernel = item.kernel
-        if item.waits:
-            waiting.append(item)
-        elif kernel is not None and item.position == 0 and kernel.takes(item):
+        if kernel is not None and kernel.takes(item):
             if kernel not in ready:
                 ready[kernel] = []
             ready[kernel].append(item)
-        elif advance(item):
+            continue
+        item.kernel = None  # in this step
+        if advance(item):
             _afterwards(item)
         else:
             waiting.append(item)
     for kernel, batch in ready.items():
+        if batch[0].measured is None and batch[0].rule.measuring is not None:
+            waiting += batch
+            continue
         kernel.run(batch)
         acts = any(piece.after is not None for piece in batch[0].pieces)
         for item in batch:
@@ -93,24 +99,54 @@ def _afterwards(item: Item) -> None:
             item.param.copy_(result)
 
 
-def _measure(piece: Transform, items: Sequence[Item]) -> None:
-    """Sum the measurements in the order of the parameters' names, and settle the scalars."""
-    assert piece.measure is not None
-    sums: dict[str, Tensor] = {}
-    found = [_sums(piece, item) for item in items]
+def _awaited(item: Item) -> Transform:
+    """The piece that must measure before an item can go on; a kernel runs none before it."""
+    measuring = item.rule.measuring if item.kernel is not None else item.pieces[item.position]
+    assert measuring is not None
+    return measuring
+
+
+def _found(piece: Transform, items: Sequence[Item]) -> list[Mapping[str, Tensor]]:
+    """What a piece measures of each item; of those that a native kernel takes, of all at once, in
+    the place of the first, unless other processes hold parts of them."""
+    parted = any(item.home is not None for item in items)
+    batches: dict[Any, list[Item]] = {}
+    for item in items:
+        native = isinstance(item.kernel, NativeKernel) and item.kernel.measures and not parted
+        batches.setdefault(item.kernel if native else id(item), []).append(item)
+    return [
+        key.measure(batch)
+        if isinstance(key, NativeKernel)
+        else _sums(piece, batch[0], _reaching(piece, batch[0]))
+        for key, batch in batches.items()
+    ]
+
+
+def _reaching(piece: Transform, item: Item) -> Tensor:
+    """The update that a piece is to measure; what a kernel's rule has before it keeps nothing."""
+    update = item.update
+    if item.kernel is not None:
+        for before in itertools.takewhile(lambda one: one is not piece, item.pieces):
+            update = before.update(update, item.state, item.param, item.hyper)
+    return update
+
+
+def _summed(items: Sequence[Item], found: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The sums of what was measured, in its order."""
     if any(item.home is not None for item in items):
         found = _over_processes(items, found)
+    sums: dict[str, Tensor] = {}
     for one in found:
         for key, value in one.items():
             sums[key] = sums[key] + value if key in sums else value
-    _settle(piece, items, sums)
+    return sums
 
 
-def _sums(piece: Transform, item: Item) -> Mapping[str, Tensor]:
+def _sums(piece: Transform, item: Item, update: Tensor) -> Mapping[str, Tensor]:
     """What a piece measures of a parameter; of a large one part by part, where it works element by
     element, so that what it computes on the way stays in a near cache."""
     assert piece.measure is not None
-    param, update, state = item.param, item.update, item.state
+    param, state = item.param, item.state
     wide = [update, *(state[n] for n, buffer in piece.buffers.items() if buffer.like_parameter)]
     if (
         param.numel() <= PART
@@ -225,7 +261,8 @@ def _probe(
 ) -> None:
     assert piece.probe is not None
     if piece.measure is not None:
-        _measure(piece, sorted(concerned, key=lambda item: item.name))
+        named = sorted(concerned, key=lambda item: item.name)
+        _settle(piece, named, _summed(named, [_sums(piece, item, item.update) for item in named]))
         for item in concerned:
             item.hyper.measured = item.measured or {}
     mine = {id(item) for item in concerned}

@@ -2,23 +2,24 @@
 
 The rule is traced once. Its arithmetic on hyperparameters (bias corrections, 1 − β …) is done in
 float64 outside, at every call, and so is what it makes of the sums that were measured: the graph
-gets the results in one vector, and is never compiled again when a hyperparameter changes.
+gets the results in one vector, and is never compiled again when a hyperparameter changes. What is
+measured over all parameters has a graph of its own, which runs before.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from rheostat.core.transform import Hyper, Transform
+from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.numbers import vector_of
-from rheostat.optimizers.scheduled import START, at_counts
 
 MOST_SCALARS = 64
 """More scalars than any rule meets tensors with."""
@@ -159,13 +160,16 @@ class Traced:
     """A rule's graph, and what it was freed of.
 
     `graph(param, update, *buffers, vector)` moves `param` and writes the buffers, all flat and of
-    one length (but for buffers of one number). `vector` is what `numbers` gives.
+    one length (but for buffers of one number). `vector` is what `numbers` gives. Where the rule
+    measures, `measuring` is another of the same inputs, which writes nothing, and gives of one
+    parameter what is summed over all under the names `measured`.
     """
 
     graph: fx.GraphModule
-    measured: tuple[str, ...]
     _scalars: Sequence[Scalar]
     _prologue: fx.GraphModule
+    measured: tuple[str, ...] = ()
+    measuring: Traced | None = None
 
     def numbers(self, known: Numbers, sums: Mapping[str, Tensor]) -> Tensor:
         """The inputs that the graph has beside tensors, one vector in float64: from the
@@ -232,12 +236,15 @@ _cache: dict[tuple[Any, ...], Traced | None] = {}
 
 def traced(rule: Transform) -> Traced | None:
     """The rule's graph, shared by all rules of one structure; None where it has none."""
-    if rule.scope == "tensor" or any(piece.measure for piece in rule.pieces[1:]):
+    measuring = [i for i, piece in enumerate(rule.pieces) if piece.measure]
+    # What comes before a measurement is computed again after it, so that it must keep nothing.
+    kept = any(piece.buffers for i in measuring for piece in rule.pieces[:i])
+    if rule.scope == "tensor" or len(measuring) > 1 or kept:
         return None
     for buffer in rule.buffers.values():
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
-    key = tuple((piece.name, _constants(piece.update)) for piece in rule.pieces)
+    key = tuple((p.name, _constants(p.update), _constants(p.measure)) for p in rule.pieces)
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
@@ -259,12 +266,51 @@ def _constants(function: Any) -> tuple[Any, ...]:
 
 
 def _trace(rule: Transform) -> Traced | None:
+    try:
+        measured: list[str] = []
+        measuring = None
+        if rule.measuring is not None:
+            measuring = _graph(rule, lambda *given: _measured(rule, measured, *given), ())
+
+        def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+            param.sub_(_through(rule.pieces, update, state, param, hyper))
+
+        update = _graph(rule, move, measured)
+    except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
+        return None
+    return replace(update, measuring=measuring)
+
+
+def _measured(
+    rule: Transform, names: list[str], update: Tensor, state: State, param: Tensor, hyper: Hyper
+) -> tuple[Tensor, ...]:
+    """What the rule measures of a parameter; its names are put into `names`."""
+    piece = rule.measuring
+    assert piece is not None
+    assert piece.measure is not None
+    before = tuple(itertools.takewhile(lambda one: one is not piece, rule.pieces))
+    found = piece.measure(_through(before, update, state, param, hyper), state, param, hyper)
+    names[:] = found
+    return tuple(found.values())
+
+
+def _through(
+    pieces: Sequence[Transform], update: Tensor, state: State, param: Tensor, hyper: Hyper
+) -> Tensor:
+    for piece in pieces:
+        update = piece.update(update, state, param, hyper)
+        if update.shape != param.shape:  # the eager run says so
+            raise TypeError(f"{piece.name} changes the shape of its update")
+    return update
+
+
+def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced:
+    """The graph of `verb(update, state, param, hyper)`; raises what the tracer raises."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace: _Trace | None = None
-    measured = tuple(_measured_names(rule))
 
-    def run(param: Tensor, update: Tensor, *rest: Tensor) -> None:
+    def run(param: Tensor, update: Tensor, *rest: Tensor) -> Any:
         nonlocal trace
         count = len(rule.buffers)
         buffers, (slots, *found) = rest[:count], rest[count:]
@@ -281,11 +327,7 @@ def _trace(rule: Transform) -> Traced | None:
         )
         state = dict(zip(rule.buffers, buffers, strict=True))
         with _Trace(slots) as trace:
-            for piece in rule.pieces:
-                update = piece.update(update, state, param, hyper)
-                if update.shape != param.shape:  # the eager run says so
-                    raise TypeError(f"{piece.name} changes the shape of its update")
-        param.sub_(update)
+            return verb(update, state, param, hyper)
 
     # Ones, so that nothing divides by zero; only the operations are kept.
     flat = [
@@ -294,15 +336,12 @@ def _trace(rule: Transform) -> Traced | None:
     ]
     sums = [torch.ones((), dtype=torch.float64) for _ in measured]
     slots = torch.ones(MOST_SCALARS, dtype=torch.float64)
-    try:
-        with torch.no_grad():
-            one = torch.ones(_LENGTH)
-            graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
-    except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
-        return None
+    with torch.no_grad():
+        one = torch.ones(_LENGTH)
+        graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
     assert trace is not None
     main, prologue = _split(graph, 2 + len(flat))
-    return Traced(main, measured, trace.scalars, prologue)
+    return Traced(main, trace.scalars, prologue, tuple(measured))
 
 
 def _split(whole: fx.GraphModule, tensors: int) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -337,17 +376,6 @@ def _split(whole: fx.GraphModule, tensors: int) -> tuple[fx.GraphModule, fx.Grap
 
 def _refuse_noise(like: Tensor) -> Tensor:
     raise TypeError("a rule that draws noise cannot be compiled: the draw is counted, not traced")
-
-
-def _measured_names(rule: Transform) -> list[str]:
-    """What the first piece's `measure` returns, learned from a call on ones."""
-    measure = rule.pieces[0].measure
-    if measure is None:
-        return []
-    state = {name: torch.ones(2) for name in rule.buffers}
-    numbers = {name: at_counts(value, START) for name, value in rule.hyperparameters.items()}
-    hyper = Hyper(**numbers, **rule.scalars, step=1.0, gradient=torch.ones(2))
-    return list(measure(torch.ones(2), state, torch.ones(2), hyper))
 
 
 def _lifted(name: str, value: Any) -> Any:
