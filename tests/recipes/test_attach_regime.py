@@ -511,3 +511,92 @@ def test_accounts_are_strict_json(tmp_path: Path) -> None:
     for event in RunRecord.read(tmp_path).events:
         json.dumps(event.fields, allow_nan=False)
     assert decisions(RunRecord.read(tmp_path))
+
+
+# -- what is handed to it --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"loss": torch.ones(3)},
+            r"loss: a tensor of shape \(3,\) and torch.float32; should be one",
+        ),
+        ({"loss": "a"}, r"loss: a str; should be one real number"),
+        ({"loss": 1j}, r"loss: a complex; should be one real number"),
+        ({"loss": lambda: 1.0}, r"the loss is a function; give it as closure"),
+        ({"closure": 3}, r"closure: a int; should be a function"),
+        ({"consumed": 5}, r"consumed: a int; should say of what"),
+    ],
+)
+def test_what_a_step_cannot_take_is_refused_before_the_update(
+    given: dict[str, Any], told: str
+) -> None:
+    model = network()
+    run = rs.attach({"optimizer": "sgd", "lr": 0.1}, model, signals=["loss_fast"])
+    model(torch.ones(2, 8)).sum().backward()
+    before = {name: param.clone() for name, param in model.named_parameters()}
+    with pytest.raises(InputError, match=told):
+        run.step(**given)
+    assert all(torch.equal(before[name], param) for name, param in model.named_parameters())
+    run.step(1.0)
+    assert run.batches == 1
+
+
+def test_what_no_signal_waits_for_cannot_be_reported() -> None:
+    run = rs.attach({"optimizer": "sgd", "lr": 0.1}, network(), signals=["loss_fast"])
+    with pytest.raises(InputError, match=r"no signal waits for 'validaton'; did you mean 'valida"):
+        run.report(validaton=0.3)
+    with pytest.raises(InputError, match=r"validation: a str; should be one real number"):
+        run.report(validation="0.3")  # pyright: ignore[reportArgumentType]  # what is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"signals": "loss_fast"}, r"signals='loss_fast': should be a list"),
+        ({"loss_of": 3}, r"loss_of: a int; should be a function"),
+        ({"extra": [1]}, r"extra: a list; should be objects by their names"),
+        ({"save_every": "5"}, r"save_every='5': should be a number"),
+        ({"model": None}, r"model: a NoneType; should be a torch module"),
+    ],
+)
+def test_what_attach_cannot_take_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        rs.attach(**{"recipe": {"optimizer": "sgd"}, "model": network(), **given})
+
+
+def test_a_second_look_that_gives_no_loss_is_said_and_training_goes_on(tmp_path: Path) -> None:
+    recipe = {"optimizer": "adamw", "lr": 1e-2, "safeguards": CARE}
+    with pytest.warns(UserWarning, match=r"loss_of\(\d+\) gave 1.0; should give a loss"):
+        run = train(recipe, tmp_path, steps=170, loss_of=lambda _: 1.0)
+    assert run.batches == 170
+
+
+def test_a_run_that_has_nothing_to_go_back_to_says_that_it_should_end(tmp_path: Path) -> None:
+    run = train({**once("lr", at=999), "safeguards": True}, tmp_path, steps=30, poison=range(3, 99))
+    assert run.stop_reason is not None
+    assert "there is no good state to go back to" in run.stop_reason
+
+
+def test_the_noise_scale_asks_for_the_size_of_a_batch() -> None:
+    model = nn.Linear(4, 1)
+    recipe = {"optimizer": "sgd", "lr": 0.01, "accumulate": 2}
+    run = rs.attach(recipe, model, signals=["gradient_noise_scale"])
+
+    def step() -> None:
+        loss = model(torch.randn(3, 4)).square().mean()
+        loss.backward()
+        run.step(loss)
+
+    step()
+    with pytest.warns(UserWarning, match=r"needs the number of samples in a batch"):
+        step()
+    step()
+    step()  # it is said once
+
+
+def test_accumulating_is_no_skip(tmp_path: Path) -> None:
+    quiet({"optimizer": "adamw", "lr": 0.01, "accumulate": 2}, tmp_path, steps=6)
+    assert [event for event in RunRecord.read(tmp_path).events if event.kind == "skipped"] == []

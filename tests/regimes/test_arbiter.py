@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tests.references.hands import Paper
@@ -16,6 +17,8 @@ from rheostat.regimes.account import Account
 from rheostat.regimes.grants import Terms
 from rheostat.regimes.knobs import Bounds
 from rheostat.regimes.regime import Regime
+from rheostat.regimes.robust import Line
+from rheostat.regimes.trial import Trial
 
 
 def test_a_small_change_is_smoothed_and_arrives() -> None:
@@ -176,6 +179,24 @@ def test_a_trial_is_judged_against_the_trend_not_against_the_level() -> None:
     undone = next(a for a in accounts if a.verdict == "undone")
     assert abs(undone.evidence["z"]) < 1
     assert hands.factor() == 1.0
+
+
+def test_training_that_slows_down_as_it_does_is_no_harm_of_a_trial() -> None:
+    # An exponential: the straight line through what it was falls below zero.
+    noise = random.Random(2)
+    losses = [4 * math.exp(-i / 40 + noise.gauss(0, 0.02)) for i in range(120)]
+    line = replace(Line.through(losses[:96]), width=0.01)
+    logs = Line.through([math.log(loss) for loss in losses[:96]])
+    trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
+    for loss in losses[96:]:
+        trial.add(loss, still=True)
+    expected, _, z = trial.forecast()
+    assert expected < 0
+    assert z < -Terms().harm
+    assert abs(trial.harm) < 3
+    assert replace(trial, logarithms=None).harm == -z
+    doubled = replace(trial, after=[2 * loss for loss in trial.after])
+    assert doubled.harm > Terms().harm, "what is worse by both is harm"
 
 
 def test_few_trials_without_effect_are_kept() -> None:

@@ -49,8 +49,6 @@ def test_a_rate_too_small_is_raised_to_the_target_at_once(off: float) -> None:
     assert WARMUP < step < WARMUP + 16, "not while the plan still warms up"
     assert factor == pytest.approx(min(64.0, 0.01 / off), rel=0.2)
     assert rig.memory["sound"]
-    (decision,) = [one for _, one in rig.decisions]
-    assert decision.trial, "what is raised is measured"  # type: ignore[union-attr]
 
 
 def test_a_rate_too_large_goes_back_to_the_start_and_is_lowered_until_it_is_sound() -> None:

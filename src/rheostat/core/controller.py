@@ -215,6 +215,13 @@ class Controller:
     name: str = "a controller"
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        """Raises InputError for a name where a tuple of names is meant."""
+        for name in ("needs", "acts_on"):
+            if isinstance(getattr(self, name), str):
+                said = f"{name}={getattr(self, name)!r}"
+                raise InputError(f"{self.name}: {said}: should be a tuple; put a comma behind it")
+
     def stamped(
         self, component: str, arguments: Mapping[str, Any], numbers: set[str]
     ) -> Controller:
@@ -237,7 +244,10 @@ class Controller:
         Raises InputError where it wants to change what it has not declared, or returns no decision.
         """
         found = self.decide(now, memory)
-        many = () if found is None else found if isinstance(found, Sequence) else (found,)
+        if found is None:
+            return ()
+        listed = isinstance(found, list | tuple)
+        many = tuple(cast("Sequence[Decision]", found)) if listed else (cast("Decision", found),)
         for one in many:
             if not isinstance(cast("object", one), Request):
                 raise InputError(f"{self.name} returned {one!r}, which is no decision")
@@ -246,4 +256,4 @@ class Controller:
                     f"{self.name} wants to change {one.hyperparameter!r}; it declares "
                     f"acts_on={self.acts_on}"
                 )
-        return tuple(many)
+        return many

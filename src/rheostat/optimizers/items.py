@@ -21,6 +21,8 @@ from rheostat.optimizers.kernels import Kernel, fitting
 HALF = (torch.float16, torch.bfloat16)
 _ACCUMULATED = {"accumulated": Buffer()}
 _MASTER = {"master": Buffer("param", dtype=torch.float32)}
+ACCUMULATING = "accumulating"
+"""How the reason begins where a step was no update because the average is not complete."""
 LOOPS_OWN = (*_ACCUMULATED, *_MASTER)
 """The buffers that the loop may have beside those of a rule."""
 
@@ -164,7 +166,7 @@ def accumulate(groups: Sequence[dict[str, Any]], held: Sequence[Held], count: in
         one.state["accumulated"].add_(one.param.grad, alpha=1 / count)
     for group in groups:
         group["phase"] = phase % count
-    return f"accumulating, {phase} of {count}" if phase < count else None
+    return f"{ACCUMULATING}, {phase} of {count}" if phase < count else None
 
 
 def make_items(

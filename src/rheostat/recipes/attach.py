@@ -25,6 +25,7 @@ from rheostat.recipes.bundle import Bundle, Progress, Stateful
 from rheostat.recipes.changed import changed_checkpoint
 from rheostat.recipes.decisions import regime_of
 from rheostat.recipes.environments import run_environment
+from rheostat.recipes.given import check_attached
 from rheostat.recipes.hands import LossOf
 from rheostat.recipes.oversight import Oversight
 from rheostat.recipes.recipe import Recipe
@@ -85,8 +86,9 @@ def attach(
         changes: in what model and recipe differ from what was saved; see
             `rheostat.optimizers.changes`. Made once: a restart goes on from what they led to.
         signals: to measure and record beside those that the recipe's regime needs.
-        loss_of: the loss of a batch by its number, with the present weights: with it the safeguard
-            looks again at batches that stood out, and can tell bad data from bad luck.
+        loss_of: a function from a batch's number to its loss with the present weights, a tensor
+            that can be differentiated: with it the safeguard looks again at batches that stood
+            out, and can tell bad data from bad luck.
 
     Warns:
         RecipeWarning: what the recipe says and might not mean; `silence` holds codes.
@@ -101,6 +103,9 @@ def attach(
         MachineError: another process holds the directory, five starts in a row ended before a
             save, or the disk failed.
     """
+    check_attached(
+        model, extra, signals, loss_of, {"save_every": save_every, "save_minutes": save_minutes}
+    )
     loaded = Recipe.load(recipe, overrides)
     bound = loaded if steps is None else loaded.bind(steps)
     for problem in (*bound.warnings, *bound.check(model)):

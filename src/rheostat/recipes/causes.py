@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from rheostat.core.durable import JsonObject, canonical_json
-from rheostat.recipes.diff import differences
+from rheostat.recipes.diff import ABSENT, differences
 from rheostat.recipes.document import show
 from rheostat.record.environment import PACKAGES
 from rheostat.record.run import FACTS, RunRecord
@@ -61,6 +61,10 @@ _OWN = (
     FACTS,
 )
 """Keys of the header that are not the user's."""
+
+
+_LONG = 80
+"""Characters of a value that are told."""
 
 
 def cause_of(one: RunRecord, other: RunRecord, row: int, what: str) -> tuple[Cause, str]:
@@ -174,8 +178,16 @@ def seeds(run: RunRecord) -> JsonObject:
     return {"seed of torch": facts["seed"]} if "seed" in facts else {}
 
 
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= _LONG else f"{said[:_LONG]}…"
+
+
 def lines(one: Any, other: Any) -> Iterator[str]:
     for found in differences(one, other):
         sides = ((found.left, "first"), (found.right, "second"))
-        said = [f"not in the {n}" if side is None else f"{side} in the {n}" for side, n in sides]
+        said = [
+            f"not in the {n}" if side is ABSENT else f"{_short(side)} in the {n}"
+            for side, n in sides
+        ]
         yield f"{show(found.path)}: {', '.join(said)}"

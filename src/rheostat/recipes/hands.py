@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -113,7 +114,10 @@ class RunHands(Unable):
         return self.progress.batches - 1
 
     def examine(self, position: int) -> tuple[float, float] | None:
-        """By `loss_of`; buffers, gradients and generators are put back."""
+        """By `loss_of`; buffers, gradients and generators are put back.
+
+        Warns where that gives nothing to look at: training goes on.
+        """
         if self._loss_of is None:
             return None
         model, params = self._bundle.model, trained(self._bundle.optimizer)
@@ -122,6 +126,13 @@ class RunHands(Unable):
         try:
             with torch.enable_grad():
                 loss = self._loss_of(position)
+                if not (isinstance(cast("object", loss), Tensor) and loss.requires_grad):
+                    warnings.warn(
+                        f"loss_of({position}) gave {loss!r}; should give a loss that can be "
+                        "differentiated: the batch is not looked at again",
+                        stacklevel=2,
+                    )
+                    return None
                 found = torch.autograd.grad(
                     loss,
                     [param for param in params if param.requires_grad],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -55,7 +56,7 @@ class Oversight:
         self._losses: list[Tensor | float] = []
         self._loss: Tensor | float = math.nan
         self._phase = 0
-        self._looked = False
+        self._looked = self._warned = False
         self._waits = False
         """Whether the last step only added to an average."""
         needs = () if regime is None else regime.needs
@@ -139,6 +140,13 @@ class Oversight:
         if "samples" in consumed and "small_square" in said and "small_size" not in said:
             size = float(consumed["samples"])
             said |= {"small_size": size, "large_size": size * self._averaged}
+        elif "small_square" in said and "small_size" not in said and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "run.step: the gradient noise scale needs the number of samples in a batch: "
+                'run.step(loss, consumed={"samples": 32})',
+                stacklevel=3,
+            )
         self._loss, self._losses = sum(self._losses) / len(self._losses), []
         if not self._looked:  # skipped before it was due: by a scaler, or within an average
             self.monitor.before_step()

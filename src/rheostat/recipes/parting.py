@@ -71,7 +71,8 @@ def _before(one: RunRecord, other: RunRecord) -> Parting | None:
 def _first_row(one: RunRecord, other: RunRecord) -> tuple[int, str] | None:
     """The first row in which the runs differ, and in what first."""
     rows = min(one.steps.size, other.steps.size)
-    given = sorted({*one.series, *other.series} - {*RESULTS})
+    # What one side did not measure (its regime has other signals) is no difference of the runs.
+    given = sorted({*one.series} & {*other.series} - {*RESULTS})
     first: dict[str, int] = {}
     for what in ("batch", *given, *RESULTS):
         differs = _differs(one, other, what, rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.followed import Followed
+from rheostat.optimizers.items import ACCUMULATING
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
@@ -83,7 +84,7 @@ class Recorder:
         weights = mark(trained(self._optimizer)) if result.applied else ""
         seen = None if batch is None else fingerprint(batch)
         self._sink.step(number, values, seen, weights, rng_mark())
-        if not result.applied:
+        if not result.applied and not str(result.reason).startswith(ACCUMULATING):
             self._sink.event("skipped", {"step": number, "reason": result.reason})
 
     def replanned(self, number: int, operation: str, changes: Sequence[Replanned]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError, MachineError
 from rheostat.optimizers.results import StepResult
 from rheostat.recipes.bundle import Bundle, Progress
+from rheostat.recipes.given import check_reported, check_step
 from rheostat.recipes.oversight import Oversight
 from rheostat.recipes.planned import Planned
 from rheostat.recipes.recording import Recorder
@@ -76,8 +77,9 @@ class Run(Planned):
 
     def report(self, **values: float) -> None:
         """Say what no signal can see for itself: `report(validation=0.31)`. It counts for the
-        coming step; without signals nobody hears it."""
+        coming step; without signals nobody hears it. Raises InputError for another name."""
         self._check_open("report")
+        check_reported(values)
         if self._oversight is not None:
             self._oversight.report(values)
 
@@ -100,8 +102,8 @@ class Run(Planned):
             consumed: what the step took of what schedules count: `{"tokens": 4096}`.
 
         Raises:
-            InputError: both a closure and a scaler (torch's GradScaler takes no closures); a scaler
-                that no checkpoint would hold; the run is closed.
+            InputError: a loss that is no number; both a closure and a scaler (torch's GradScaler
+                takes no closures); a scaler that no checkpoint would hold; the run is closed.
             ReplayError: in a replay, something is not as it was recorded.
             MachineError: the save before this step has failed; nothing was stepped, and the next
                 call goes on.
@@ -111,6 +113,7 @@ class Run(Planned):
             UserWarning: somebody called `optimizer.step` since; the record says so.
         """
         self._check_open("step")
+        check_step(loss, closure, consumed)
         if closure is not None and scaler is not None:
             raise InputError("run.step: a GradScaler cannot take a closure; give one of the two")
         saver = None if self._replaying else self._saver

@@ -89,7 +89,8 @@ class Arbiter:
         if line is not None and isinstance(done, Scale):
             change = (done.hyperparameter, done.group, math.log2(done.factor))
             seen = len(self.course.last(self.terms.history))
-            self.trial = Trial(number, at, asked.who, *change, line, seen)
+            logs = self.course.line(logarithmic=True)
+            self.trial = Trial(number, at, asked.who, *change, line, seen, logs)
 
     def _check_time(self, asked: Asked, at: int) -> None:
         """Raises Refused where this is not the time for it."""
@@ -178,7 +179,7 @@ class Arbiter:
         else:
             self._failed[key] = (at, self._failed.get(key, (0, 0))[1] + 1)
             self._undo(trial, said, numbers, at, hands)
-        return at - trial.at if z < -self.terms.harm else None
+        return at - trial.at if trial.harm > self.terms.harm else None
 
     def _undo(
         self, trial: Trial, why: str, numbers: Mapping[str, float], at: int, hands: Hands

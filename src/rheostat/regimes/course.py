@@ -73,10 +73,13 @@ class Course:
         losses = self.last(count)
         return median(losses) if losses else math.nan
 
-    def line(self) -> Line | None:
-        """The line through the losses; None before there are four for each block. Places on it
-        count from the oldest loss that is kept."""
-        return Line.through(self._losses) if len(self._losses) >= 4 * BLOCKS else None
+    def line(self, *, logarithmic: bool = False) -> Line | None:
+        """The line through the losses, or through their logarithms; None before there are four for
+        each block, or where one has no logarithm. Places on it count from the oldest loss that is
+        kept."""
+        if len(self._losses) < 4 * BLOCKS or (logarithmic and min(self._losses) <= 0):
+            return None
+        return Line.through([math.log(x) for x in self._losses] if logarithmic else self._losses)
 
     def above(self, count: int) -> float:
         """How far the median of the newest losses lies above their trend, in what single losses

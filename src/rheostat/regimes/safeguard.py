@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import annotated_types as at
 
-from rheostat.core.controller import Now, RollBack, Scale
+from rheostat.core.controller import Now, RollBack, Scale, Stop
 from rheostat.core.hyper import Count, Positive, Steps, check_arguments
 from rheostat.regimes.account import Ease, LeaveOut
 from rheostat.regimes.actuator import Actuator
@@ -33,6 +33,8 @@ _LOST = 0.5
 """Of the progress: more than this lost is an alarm."""
 _SOUND = 0.1
 """The same: a state in which more is lost is not kept."""
+_HOPELESS = 2
+"""Streaks after which training should end, where there is nothing to go back to."""
 _WATCHED = 1024
 """Batches that are remembered, at most, since the last good state."""
 
@@ -106,7 +108,7 @@ class Safeguard:
         self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
         if self._back_at >= 0 and at - self._back_at >= self.care.hold:
             self._return_gradually(at, hands)
-        return self._broken(above, lost)
+        return self._broken(at, above, lost)
 
     def _keep_states(self, at: int, hands: Hands, *, sound: bool) -> None:
         ring = self.actuator.ring
@@ -119,7 +121,7 @@ class Safeguard:
         if sound and ring.candidate is None and since >= self.care.every:
             ring.remember(hands, at)
 
-    def _broken(self, above: float, lost: float) -> list[Asked]:
+    def _broken(self, at: int, above: float, lost: float) -> list[Asked]:
         if self._streak >= self.care.streak:
             why, numbers = f"{self._streak} losses in a row are not finite", {}
         elif self._alarms >= self.care.persist and above > self.care.z:
@@ -130,6 +132,9 @@ class Safeguard:
             numbers = {"lost": lost}
         else:
             return []
+        if self._streak == _HOPELESS * self.care.streak and not self.actuator.ring.newest(at):
+            said = f"{why}, and there is no good state to go back to"
+            return [Asked(SAFEGUARD, _PRIORITY, Stop(reason=said))]
         if self._alarms + self._streak > 2 * (self.care.persist + self.care.streak):
             self._alarms = self._streak = 0  # there was nothing to go back to: look anew
         return [self.ask(why, numbers)]

@@ -43,7 +43,7 @@ def starting_rate(
     Stability: it acts only before it has once found the rate sound; a rate that was lowered is
      never raised again, so it cannot oscillate; its part stays within [1/most, most].
     Worst: a rule or a model whose sound rates move the weights by less than `low` in an update gets
-     a rate up to target / low times too high, on trial; a loss that stays at its start for other
+     a rate that is too high by as much; a loss that stays at its start for other
      reasons (labels that are noise) takes the rate to 1/most, one roll back for each `factor`.
     Source: this project. That sound rates move matrices by about 1e-3 to 1e-2 of their norm in an
      update is folklore; of layer-wise ratios, You et al. 2017 (arXiv:1708.03888).
@@ -82,7 +82,8 @@ def starting_rate(
                 f"an update moves the weights by {ratio:.2g} of their norm: the rate is too small"
             )
             numbers = {"ratio": ratio}
-            return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=True)
+            # A loss may be slow to leave its start under a sound rate, too.
+            return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=stuck)
         if not judged:
             return None
         lost = level > worse * memory["best"] and level > _LOST * memory["first"]

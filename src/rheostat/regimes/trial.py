@@ -18,11 +18,14 @@ class Trial:
     The forecast is the robust line through the losses before the change (`Line`), at the middle of
     the window after it. z = (forecast − median after) / error, where the error is that of the
     forecast and of a median of as many blocks as the window has, which scatter as those before did.
+    What falls ever more slowly is forecast to fall too far, below zero at last: a change did harm
+    only by the line through the logarithms too, where all losses are positive.
 
     Attributes:
         number, at: of the account that began it, and when that was.
         who, hyperparameter, group, octaves: the change.
         line, length: the forecast, and the number of losses that it was made from.
+        logarithms: the line through their logarithms; None where they have none.
         skipped: losses that came before the change was fully applied.
         after: losses since.
     """
@@ -35,6 +38,7 @@ class Trial:
     octaves: float
     line: Line
     length: int
+    logarithms: Line | None = None
     skipped: int = 0
     after: list[float] = field(default_factory=list[float])
 
@@ -48,10 +52,21 @@ class Trial:
 
     def forecast(self) -> tuple[float, float, float]:
         """What the window after was forecast to have, what it has, and z."""
-        count = max(1, len(self.after) // self.line.length)
-        found = median(blocks(self.after, count))
-        expected = self.line.at(self.length + self.skipped + (len(self.after) - 1) / 2)
-        error = math.hypot(expected.error, MEDIAN * self.line.width / math.sqrt(count))
+        return self._compared(self.line, self.after)
+
+    @property
+    def harm(self) -> float:
+        """-z, by whichever forecast is the higher one."""
+        z = self.forecast()[2]
+        if self.logarithms is not None and min(self.after) > 0:
+            z = max(z, self._compared(self.logarithms, [math.log(x) for x in self.after])[2])
+        return -z
+
+    def _compared(self, line: Line, after: list[float]) -> tuple[float, float, float]:
+        count = max(1, len(after) // line.length)
+        found = median(blocks(after, count))
+        expected = line.at(self.length + self.skipped + (len(after) - 1) / 2)
+        error = math.hypot(expected.error, MEDIAN * line.width / math.sqrt(count))
         return expected.value, found, over(expected.value - found, error)
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,6 +79,7 @@ class Trial:
         fields: dict[str, Any] = {
             **state,
             "line": Line(**state["line"]),
+            "logarithms": state["logarithms"] and Line(**state["logarithms"]),
             "after": [*state["after"]],
         }
         return cls(**fields)

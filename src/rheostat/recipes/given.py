@@ -1,0 +1,61 @@
+"""What users hand to a run, looked at before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from rheostat.core.errors import InputError, nearest
+from rheostat.core.registry import component, components
+
+
+def check_step(loss: Any, closure: Any, consumed: Any) -> None:
+    """Refuse what `Run.step` cannot take. Raises InputError."""
+    if callable(loss) and not isinstance(loss, Tensor):
+        raise InputError("run.step: the loss is a function; give it as closure=…")
+    if loss is not None and not _is_number(loss):
+        raise InputError(f"run.step: loss: {_said(loss)}; should be one real number")
+    if closure is not None and not callable(closure):
+        raise InputError(f"run.step: closure: {_said(closure)}; should be a function")
+    if consumed is not None and not isinstance(consumed, Mapping):
+        what = 'should say of what, such as {"samples": 32}'
+        raise InputError(f"run.step: consumed: {_said(consumed)}; {what}")
+
+
+def check_reported(values: Mapping[str, Any]) -> None:
+    """Refuse what no signal there is waits for, and what is no number. Raises InputError."""
+    known = {name for one in components("signal") for name in component(one.ref).factory().reported}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"run.report: no signal waits for {name!r}; {nearest(name, known)}")
+        if not _is_number(value):
+            raise InputError(f"run.report: {name}: {_said(value)}; should be one real number")
+
+
+def check_attached(model: Any, extra: Any, signals: Any, loss_of: Any, numbers: Any) -> None:
+    """Refuse what `attach` cannot take. Raises InputError."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"attach: model: {_said(model)}; should be a torch module")
+    if extra is not None and not isinstance(extra, Mapping):
+        raise InputError(f"attach: extra: {_said(extra)}; should be objects by their names")
+    if isinstance(signals, str):
+        raise InputError(f"attach: signals={signals!r}: should be a list; put it in [ ]")
+    if loss_of is not None and not callable(loss_of):
+        raise InputError(f"attach: loss_of: {_said(loss_of)}; should be a function of a number")
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"attach: {name}={value!r}: should be a number")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return hasattr(value, "__float__") and not isinstance(value, str | bytes)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    return f"a {type(value).__name__}"
