@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from tests.references.hands import Loop
+import pytest
+from tests.references.hands import Loop, Paper
 from tests.references.problems import same_bits, weights
 from tests.references.rig import make
 
+from rheostat.core.controller import Controller, Now
+from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
 from rheostat.regimes.regime import Regime
 from rheostat.regimes.replay import Replay
@@ -60,3 +64,21 @@ def test_it_resumes_and_replays_to_the_same_bits() -> None:
     assert told == [a.written() for a in straight.accounts]
     replayed = Loop(Replay(map(Account.read, told)), faults=FAULTS).run(STEPS)
     assert same_bits(weights(replayed.model), weights(straight.model))
+
+
+def test_an_error_in_a_controller_names_it() -> None:
+    def broken(now: Now, memory: dict[str, Any]) -> None:
+        raise ZeroDivisionError
+
+    regime = Regime([Controller(broken, name="broken")])
+    with pytest.raises(ZeroDivisionError) as caught:
+        regime.after(Now(1, True, 1.0), Paper(lr=0.1))
+    assert caught.value.__notes__ == ["raised by the controller broken after update 1"]
+
+
+def test_names_are_given_in_a_tuple() -> None:
+    with pytest.raises(InputError, match=r"needs='gradient_norm': should be a tuple"):
+        Controller(lambda now, memory: None, needs="gradient_norm")  # pyright: ignore[reportArgumentType]
+    told = Controller(lambda now, memory: "lower", name="c")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"c returned 'lower', which is no decision"):
+        told.asked(Now(1, True, 1.0), {})

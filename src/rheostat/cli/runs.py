@@ -70,7 +70,7 @@ def _lines(found: Apart) -> list[str]:
 
 
 def _about(run: RunRecord) -> str:
-    return f"{run.directory}: {run.steps.size} steps, {run.status}"
+    return f"{run.directory}: {run.steps.size} steps, {run.ending}"
 
 
 def _shortened(lines: list[str]) -> list[str]:

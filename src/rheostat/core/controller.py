@@ -243,7 +243,11 @@ class Controller:
 
         Raises InputError where it wants to change what it has not declared, or returns no decision.
         """
-        found = self.decide(now, memory)
+        try:
+            found = self.decide(now, memory)
+        except Exception as error:
+            error.add_note(f"raised by the controller {self.name} after update {now.step}")
+            raise
         if found is None:
             return ()
         listed = isinstance(found, list | tuple)

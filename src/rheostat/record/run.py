@@ -112,6 +112,11 @@ class RunRecord:
             notes=notes,
         )
 
+    @property
+    def ending(self) -> str:
+        """How it ended, for people: a run that nobody finished may go on."""
+        return "not finished" if self.status == "running" else self.status
+
     @functools.cached_property
     def content_hash(self) -> str:
         """SHA-256 over everything but facts: equal for bit-identical runs, whenever and

@@ -75,7 +75,7 @@ def lines(record: RunRecord, entries: Sequence[Entry], shown: Sequence[Entry]) -
     """The timeline of a run: of `entries` those that are `shown`, and what they come to."""
     rows = [cells(entry) for entry in shown]
     widths = [max(map(len, column)) for column in zip(_HEAD, *(r[:-2] for r in rows), strict=True)]
-    told = [f"{record.directory}: {record.steps.size} batches, {record.status}", ""]
+    told = [f"{record.directory}: {record.steps.size} batches, {record.ending}", ""]
     if shown:
         told.append(_joined(_HEAD, widths))
     indent = " " * (sum(widths[:_NUMBERS]) + 2 * _NUMBERS)

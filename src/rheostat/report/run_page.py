@@ -51,7 +51,7 @@ def run_page(record: RunRecord, entries: Sequence[Entry]) -> str:
     drawn = [figure for figure in made if figure is not None]
     more = f"; {len(names) - _FIGURES} more series are not drawn" if names[_FIGURES:] else ""
     parts = (
-        paragraph(f"{record.steps.size} batches, {record.status}{more}."),
+        paragraph(f"{record.steps.size} batches, {record.ending}{more}."),
         figures(drawn),
         element("section", {}, element("h2", {}, "Timeline"), *_timeline(record, entries)),
     )
