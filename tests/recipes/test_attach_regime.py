@@ -575,7 +575,7 @@ def test_a_second_look_that_gives_no_loss_is_said_and_training_goes_on(tmp_path:
 
 
 def test_a_run_that_has_nothing_to_go_back_to_says_that_it_should_end(tmp_path: Path) -> None:
-    run = train({**once("lr", at=999), "safeguards": True}, tmp_path, steps=30, poison=range(3, 99))
+    run = train({**once("lr", at=999), "safeguards": True}, tmp_path, steps=30, poison=range(99))
     assert run.stop_reason is not None
     assert "there is no good state to go back to" in run.stop_reason
 

@@ -103,8 +103,14 @@ def test_a_state_that_fails_twice_is_given_up_for_an_older_one() -> None:
     assert slots[0] == slots[1] != slots[2]
 
 
-def test_without_a_good_state_it_says_so_and_goes_on() -> None:
+def test_the_start_is_a_good_state() -> None:
     run = Loop(guarded(), faults={3: "nan"}).run(30)
+    assert [back.at - int((back.done or {})["before"]) for back in rollbacks(run.accounts)] == [1]
+    assert math.isfinite(run.losses[-1])
+
+
+def test_without_a_good_state_it_says_so_and_goes_on() -> None:
+    run = Loop(guarded(), faults={0: "nan"}).run(30)
     told = [a for a in run.accounts if a.verdict == "refused"]
     assert told
     assert "no good state" in told[0].reason

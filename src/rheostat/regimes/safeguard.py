@@ -1,9 +1,9 @@
 """The safeguard: keeps known-good states, asks for one when training breaks, and finds out why.
 
 A state is taken where the loss is finite and on its trend; it is good once enough steps have passed
-after it without alarm. When one was put back, the learning rate backs off and returns gradually,
-and the batches that stood out since are looked at again with the good weights: what stands out
-again is bad data, what does not was bad luck.
+after it without alarm, and that of the start after one. When one was put back, the learning rate
+backs off and returns gradually, and the batches that stood out since are looked at again with the
+good weights: what stands out again is bad data, what does not was bad luck.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Safeguard:
     def _keep_states(self, at: int, hands: Hands, *, sound: bool) -> None:
         ring = self.actuator.ring
         candidate = ring.candidate
-        if candidate is not None and at - candidate.at >= self.care.survive:
+        # Where nothing was learnt there is nothing to prove: the start needs one finite loss.
+        survive = 1 if candidate is not None and candidate.at == 1 else self.care.survive
+        if candidate is not None and at - candidate.at >= survive:
             candidate.good = True
             self._batches = [batch for batch in self._batches if batch[0] > candidate.at]
         newest = ring.newest(at)

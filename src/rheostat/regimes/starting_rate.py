@@ -52,7 +52,8 @@ def starting_rate(
     target: the ratio to begin with then. Usual [1e-3, 2e-2]: more learns faster, and may be too
      much.
     worse: level over the best one, for the rate to be too large. Usual [1.2, 3]: less is stricter.
-    settle: steps from the end of the warm-up to that verdict. Usual [20, 500] steps: more is surer,
+    settle: steps from the end of the warm-up to that verdict; where the rate was raised, as many
+     more as there were before. Usual [20, 500] steps: more is surer,
      and later.
     factor: on a rate that is too large. Usual [0.1, 0.5]: smaller needs fewer ways back.
     most: bound of its part, up and down. Usual [8, 64]: larger rescues a worse plan.
@@ -72,11 +73,11 @@ def starting_rate(
 
     def _judged(now: Now, memory: Memory, level: float, ratio: float) -> Decision | None:
         share = now.share("lr")
-        judged = memory["since"] >= settle
+        judged = memory["since"] >= memory["wait"]
         stuck = judged and level > _STARTED * memory["first"]
         small = ratio < (target if stuck else low)
         if small and memory["wanted"] is None and share * _NEAR < most:
-            memory["since"] = 0
+            memory.update(since=0, wait=settle + now.step)  # as long as a run from its start has
             up = min(target / ratio if ratio else math.inf, most / share)
             said = (
                 f"an update moves the weights by {ratio:.2g} of their norm: the rate is too small"
@@ -101,7 +102,7 @@ def starting_rate(
         return Scale(hyperparameter="lr", factor=down, reason="the rate was too large at the start")
 
     start: Memory = {"losses": [], "ratios": [], "best": math.inf, "first": None, "since": 0}
-    start.update(planned=0.0, step=0, wanted=None, sound=False)
+    start.update(planned=0.0, step=0, wait=settle, wanted=None, sound=False)
     return Controller(decide, ("update_ratio",), ("lr",), start, priority=100)
 
 
