@@ -258,16 +258,21 @@ def test_a_slow_decline_bends_its_trend_and_is_seen_by_what_is_lost() -> None:
 
 def test_what_is_lost_is_a_share_of_the_progress() -> None:
     course = Course(96)
-    for loss in [4.0] * 8 + [2.0] * 8 + [3.0] * 8:
+    for loss in [4.0] * 8 + [2.0] * 60 + [3.0] * 8:
         course.add(True, loss)
     assert course.lost == 0.5
     course.forget()
     for loss in [4.0] * 8 + [3.5] * 8 + [4.0] * 8:
         course.add(True, loss)
     assert course.lost == 0, "too little was regained to lose"
-    for loss in [2.5] * 8 + [4.0] * 8:
+    for loss in [2.5] * 60 + [4.0] * 8:
         course.add(True, loss)
     assert course.lost == 0.75
+    for seed in range(20):
+        noise, flat = random.Random(seed), Course(96)
+        for _ in range(300):
+            flat.add(True, noise.gauss(2.3, 0.1))
+            assert flat.lost == 0, "noise is no progress"
     again = Course(96)
     again.load_state_dict(json.loads(json.dumps(course.state_dict())))
     assert again.lost == course.lost

@@ -33,9 +33,29 @@ class RheostatWarning(UserWarning):
     """What was done as asked, and may not be what was meant; its text is one finished sentence."""
 
 
+ALSO_CALLED = {
+    "learning_rate": "lr",
+    "learning-rate": "lr",
+    "step_size": "lr",
+    "eta": "lr",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "epsilon": "eps",
+    "beta": "betas",
+    "grad_clip": "clip",
+    "clip_grad_norm": "clip",
+    "scheduler": "schedule",
+}
+"""What other libraries call it, where letters alone do not tell."""
+
+
 def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that a misspelt name most likely means; None where none is near."""
-    close = difflib.get_close_matches(name, sorted(set(candidates)), n=1, cutoff=0.6)
+    """The candidate that a misspelt name most likely means, or that is its name here; None where
+    none is near."""
+    known = sorted(set(candidates))
+    if (ours := ALSO_CALLED.get(name)) in known:
+        return ours
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

@@ -11,6 +11,8 @@ from rheostat.regimes.robust import BLOCKS, Line, spread
 
 _LEVEL = 8
 """Losses whose median is a level."""
+_CLEAR = 4.0
+"""Spreads of the losses that progress is at least: less is their noise."""
 _MUCH = 0.5
 """Of the progress of a run: what has to be there for some of it to be lost."""
 
@@ -61,6 +63,8 @@ class Course:
         """
         progress = self._first - self._best_ever
         if not self._first - self._best > _MUCH * progress:
+            return 0.0
+        if not progress > _CLEAR * spread(self._losses):
             return 0.0
         return (self.median(_LEVEL) - self._best) / progress
 
