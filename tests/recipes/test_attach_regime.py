@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.recipes.resumed import Crash
 from tests.references.table import strangers_gone
 from torch import Tensor, nn
 
@@ -76,10 +77,6 @@ def asks_once(kind: str, at: int) -> Controller:
         memory={"seen": 0},
         priority=100,  # a brake, which is not put on trial
     )
-
-
-class Crash(Exception):  # noqa: N818 - not an error: how a run is stopped
-    """The end of a run that is to be resumed."""
 
 
 STEPS = 260

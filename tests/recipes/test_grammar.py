@@ -339,3 +339,10 @@ def test_the_examples_build(path: Path) -> None:
     recipe = Recipe.load(path).bind(10_000)
     assert not recipe.warnings
     recipe.build(model())
+
+
+def test_what_is_of_the_whole_recipe_has_no_place_in_a_line() -> None:
+    line = {"match": {"role": "norm"}, "regime": ["plateau"], "weight_decay": 0.0}
+    with pytest.raises(InputError) as told:
+        rs.Recipe.load({"optimizer": "adamw", "policy": [line]})
+    assert str(told.value) == "policy[0].regime: is of the whole recipe; write it beside policy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,8 @@ def check_step(loss: Any, closure: Any, consumed: Any) -> None:
 
 def check_reported(values: Mapping[str, Any]) -> None:
     """Refuse what no signal there is waits for, and what is no number. Raises InputError."""
-    known = {name for one in components("signal") for name in component(one.ref).factory().reported}
     for name, value in values.items():
-        if name not in known:
+        if name not in (known := _reported(*(one.ref for one in components("signal")))):
             raise InputError(f"run.report: no signal waits for {name!r}; {nearest(name, known)}")
         if not _is_number(value):
             raise InputError(f"run.report: {name}: {_said(value)}; should be one real number")
@@ -47,6 +47,12 @@ def check_attached(model: Any, extra: Any, signals: Any, loss_of: Any, numbers: 
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise InputError(f"attach: {name}={value!r}: should be a number")
+
+
+@functools.cache
+def _reported(*signals: str) -> frozenset[str]:
+    """What these signals wait for; made once, as a loop may report at every step."""
+    return frozenset(name for ref in signals for name in component(ref).factory().reported)
 
 
 def _is_number(value: Any) -> bool:

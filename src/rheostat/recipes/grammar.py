@@ -188,6 +188,9 @@ def _policy(reader: Reader, given: Mapping[str, Any]) -> tuple[Line, ...]:
         if line is None:
             continue
         match = _match(reader, line, here)
+        above = [key for key in line if key in OWN_KEYS and key not in LINE_KEYS]
+        for key in above:
+            reader.report((*here, key), "is of the whole recipe; write it beside policy", key=True)
         named = any(closest(key, line) for key in ("optimizer", "chain"))
         # A line that names no rule has that of the recipe, with hyperparameters of its own.
         whole = reader.document.overlaid((), here, given if named else OWN_KEYS_OF_THE_WHOLE)
@@ -197,7 +200,7 @@ def _policy(reader: Reader, given: Mapping[str, Any]) -> tuple[Line, ...]:
         )
         over_given = cast("dict[str, Any]", whole.data)
         before = _before(over, over_given, ())
-        rule = _rule(over, over_given, (), LINE_KEYS)
+        rule = _rule(over, over_given, (), (*LINE_KEYS, *above))
         reader.waiting = reader.waiting or over.waiting
         if rule is not None and match is not None and factor is not None:
             rule = replace(rule, before=before, path=here)
