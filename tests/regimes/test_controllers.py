@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "batch_growth": {"batch": 64},
     "decay_balance": {"by": "ratio", "target": 1e-3},
     "early_stop": {},
+    "fresh_start": {},
     "hand_over": {"at": 10**9},
     "loss_trend": {},
     "momentum_damping": {},

@@ -89,10 +89,11 @@ class Restart(Request):
 @dataclass(frozen=True, kw_only=True)
 class RollBack(Request):
     """Put back the newest known-good weights, optimizer and schedules that are at least `before`
-    updates old; the position in the data stays."""
+    updates old, or those of the start of the run; the position in the data stays."""
 
     kind = "roll_back"
     before: int = 0
+    start: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +205,7 @@ class Controller:
         memory: what it starts from: plain values, saved with the run.
         priority: where two want opposite things of one hyperparameter in one step, the higher one
             is heard. Safety is 100, stability 50, progress 10.
+        keeps_start: whether it may ask for the start of the run, so that its state has to be kept.
         name, arguments: who made it, as the registry stamps it.
     """
 
@@ -212,6 +214,7 @@ class Controller:
     acts_on: tuple[str, ...] = ()
     memory: Mapping[str, Any] = field(default_factory=dict[str, Any])
     priority: int = 10
+    keeps_start: bool = False
     name: str = "a controller"
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -259,5 +262,9 @@ class Controller:
                 raise InputError(
                     f"{self.name} wants to change {one.hyperparameter!r}; it declares "
                     f"acts_on={self.acts_on}"
+                )
+            if isinstance(one, RollBack) and one.start and not self.keeps_start:
+                raise InputError(
+                    f"{self.name} wants to go back to the start; it should declare keeps_start=True"
                 )
         return many

@@ -17,12 +17,14 @@ from rheostat.regimes.ring import Ring, Saved
 class Actuator:
     """What a regime has changed, and the only one that has hands."""
 
-    def __init__(self, bounds: Bounds, keep: int) -> None:
+    def __init__(self, bounds: Bounds, keep: int, *, start: bool = False) -> None:
         self.knobs = Knobs(bounds)
-        self.ring = Ring(keep)
+        self.ring = Ring(keep, start=start)
         self.limit = math.inf
         self.growth = 1.0
         self.segment = 0
+        self.anew = False
+        """Whether the last roll back was asked to lead to the start."""
         self._moves: dict[str, dict[str, Any]] = {}
         self._moved: dict[str, list[tuple[int, float]]] = {}
 
@@ -57,12 +59,13 @@ class Actuator:
 
     def target(self, act: RollBack, at: int) -> Saved | None:
         """The state that a roll back would put back."""
-        return self.ring.newest(at - act.before)
+        return self.ring.start if act.start else self.ring.newest(at - act.before)
 
     def _roll_back(self, act: RollBack, at: int, hands: Hands) -> None:
         if self.ring.roll_back(hands, at - act.before) is None:
             raise InputError(f"there is no good state that is {act.before} steps old")
         self.segment += 1
+        self.anew = act.start
         # What the slot holds is older than these.
         self.knobs.apply(hands)
         if self.growth != 1:

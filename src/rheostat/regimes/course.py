@@ -13,6 +13,11 @@ _LEVEL = 8
 """Losses whose median is a level."""
 _CLEAR = 4.0
 """Spreads of the losses that progress is at least: less is their noise."""
+_SOON = 30
+"""Losses after a roll back that are compared with the first of them: later the data may have moved
+on."""
+_PUT_BACK = 0
+"""When a trend was found that is none but that first loss."""
 _MUCH = 0.5
 """Of the progress of a run: what has to be there for some of it to be lost."""
 
@@ -26,7 +31,8 @@ class Course:
         self.seen = 0
         """How many there were since the run began, or since it was rolled back."""
         self._trend: list[float] | None = None
-        """Value, slope and scatter of the trend, and when it was found."""
+        """Value, slope and scatter of the trend, and when it was found. Soon after a roll back it
+        is flat, at the first loss of the state that was put back."""
         self._first = math.nan
         self._best = self._best_ever = math.inf
         """Levels: the first, the lowest since the run began or was rolled back, and the lowest."""
@@ -37,6 +43,11 @@ class Course:
             return
         self._losses = [*self._losses[-(self.length - 1) :], loss]
         self.seen += 1
+        if self._trend is not None and self.fresh:
+            if self.seen == 1:
+                self._trend[0] = loss
+            elif self.seen > _SOON:
+                self._trend = None
         if self.seen >= _LEVEL:
             level = self.median(_LEVEL)
             self._first = level if math.isnan(self._first) else self._first
@@ -50,9 +61,22 @@ class Course:
             self._trend = [line.value(start), line.slope, spread(rests), self.seen]
 
     def forget(self) -> None:
-        """Start anew: what was seen belongs to an undone stretch."""
+        """Start anew: what comes now follows another line."""
         self._losses, self.seen, self._trend = [], 0, None
         self._best = math.inf
+
+    def put_back(self) -> None:
+        """Start anew: what was seen belongs to an undone stretch. How single losses scatter does
+        not: it tells whether the good state comes to harm at once, too."""
+        scatter = None if self._trend is None else self._trend[2]
+        self.forget()
+        if scatter is not None:
+            self._trend = [math.nan, 0.0, scatter, _PUT_BACK]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether losses are compared with the first one after a roll back."""
+        return self._trend is not None and self._trend[3] == _PUT_BACK
 
     @property
     def lost(self) -> float:

@@ -51,7 +51,8 @@ class Regime:
         self.dry_run = dry_run
         self.course = Course(self.terms.history)
         self.book = Book(self.terms.window, dry_run)
-        self.actuator = Actuator(self.terms.bounds, care.keep if care else 1)
+        start = any(one.keeps_start for one in controllers)
+        self.actuator = Actuator(self.terms.bounds, care.keep if care else 1, start=start)
         parts = (self.actuator, self.book, self.course)
         self.arbiter = Arbiter(self.terms, *parts)
         self.safeguard = Safeguard(care, *parts) if care else None
@@ -141,7 +142,7 @@ class Regime:
         if self.safeguard:
             smaller = self.safeguard.rolled_back(self.at, hands)
             self.arbiter.hear(smaller, self.at, hands)
-        self.course.forget()
+        self.course.put_back()
         self._planned_lr = math.nan
 
     def state_dict(self) -> dict[str, Any]:

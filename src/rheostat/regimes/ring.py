@@ -20,10 +20,14 @@ class Saved:
 
 
 class Ring:
-    """At most `keep` good states, and a candidate that has yet to prove itself."""
+    """At most `keep` good states, and a candidate that has yet to prove itself.
 
-    def __init__(self, keep: int) -> None:
+    With `start`, the first of them is kept beside them for as long as the run lasts.
+    """
+
+    def __init__(self, keep: int, *, start: bool = False) -> None:
         self.keep = keep
+        self._fixed = 1 if start else 0
         self._states: list[Saved] = []
         """Oldest first."""
 
@@ -37,13 +41,19 @@ class Ring:
         good = [state for state in self._states if state.good and state.at <= by]
         return good[-1] if good else None
 
+    @property
+    def start(self) -> Saved | None:
+        """The state of the start, where it is kept and has proved good."""
+        first = self._states[0] if self._fixed and self._states else None
+        return first if first is not None and first.good else None
+
     def remember(self, hands: Hands, at: int) -> Saved:
         """Take a state as the candidate, in the place of an older candidate or of the oldest."""
         self.drop_candidate()
-        if len(self._states) > self.keep:
-            del self._states[0]
+        if len(self._states) > self.keep + self._fixed:
+            del self._states[self._fixed]
         used = {state.slot for state in self._states}
-        slot = next(slot for slot in range(self.keep + 1) if slot not in used)
+        slot = next(slot for slot in range(len(used) + 1) if slot not in used)
         hands.remember(slot)
         self._states.append(Saved(slot, at))
         return self._states[-1]

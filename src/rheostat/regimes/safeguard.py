@@ -31,6 +31,8 @@ _RECENT = 5
 """Losses whose median has to be above the trend."""
 _LOST = 0.5
 """Of the progress: more than this lost is an alarm."""
+_AGAIN = 0.5
+"""Of `z`: what is an alarm soon after a roll back, where suspicion has its reason."""
 _SOUND = 0.1
 """The same: a state in which more is lost is not kept."""
 _HOPELESS = 2
@@ -98,7 +100,8 @@ class Safeguard:
             self._streak = 0
         above = self.course.above(_RECENT)
         lost = self.course.lost
-        alarm = above > self.care.z or lost > _LOST
+        high = self.care.z * (_AGAIN if self.course.fresh else 1)
+        alarm = above > high or lost > _LOST
         self._alarms = self._alarms + 1 if alarm else 0
         if alarm:
             self.actuator.ring.drop_candidate()
@@ -108,7 +111,7 @@ class Safeguard:
         self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
         if self._back_at >= 0 and at - self._back_at >= self.care.hold:
             self._return_gradually(at, hands)
-        return self._broken(at, above, lost)
+        return self._broken(at, above if above > high else 0.0, lost)
 
     def _keep_states(self, at: int, hands: Hands, *, sound: bool) -> None:
         ring = self.actuator.ring
@@ -126,7 +129,7 @@ class Safeguard:
     def _broken(self, at: int, above: float, lost: float) -> list[Asked]:
         if self._streak >= self.care.streak:
             why, numbers = f"{self._streak} losses in a row are not finite", {}
-        elif self._alarms >= self.care.persist and above > self.care.z:
+        elif self._alarms >= self.care.persist and above:
             why = f"the loss is {above:.1f} spreads above its trend, for {self._alarms} steps"
             numbers = {"above": above}
         elif self._alarms >= self.care.persist:
@@ -154,7 +157,8 @@ class Safeguard:
         self._alarms = self._streak = 0
         self._batches = []
         self._back_at = at
-        if self.care.backoff == 1 or not hands.planned("lr"):
+        # A run that begins anew has the warm-up of its schedule.
+        if self.care.backoff == 1 or self.actuator.anew or not hands.planned("lr"):
             return []
         why = "the run was rolled back: smaller steps for a while"
         smaller = Scale(hyperparameter="lr", factor=self.care.backoff, reason=why)

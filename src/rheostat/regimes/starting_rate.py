@@ -87,7 +87,9 @@ def starting_rate(
             return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=stuck)
         if not judged:
             return None
-        lost = level > worse * memory["best"] and level > _LOST * memory["first"]
+        # In two blocks in a row: one may have met a few hard batches.
+        least = min(level, median(memory["losses"][:_BLOCK]))
+        lost = least > worse * memory["best"] and least > _LOST * memory["first"]
         large = lost or (stuck and not small)
         if large and share / _NEAR > 1 / most:
             memory["wanted"] = max(share * factor, 1 / most)
@@ -113,16 +115,16 @@ def _taken_in(now: Now, memory: Memory) -> tuple[float | None, float | None]:
     planned = now.planned.get("lr", 0.0)
     rises, memory["planned"] = planned > memory["planned"], planned
     memory["step"], memory["since"] = now.step, 0 if rises else memory["since"] + 1
-    level = _follow(memory, "losses", now.loss)
+    level = _follow(memory, "losses", now.loss, keep=2 * _BLOCK)
     if level is not None:
         memory["first"] = level if memory["first"] is None else memory["first"]
         memory["best"] = min(memory["best"], level)
     return level, _follow(memory, "ratios", now["update_ratio"])
 
 
-def _follow(memory: Memory, name: str, value: float) -> float | None:
+def _follow(memory: Memory, name: str, value: float, keep: int = _BLOCK) -> float | None:
     """The median of the newest values with this one; None before there are enough."""
     values: list[float] = memory[name]
     values.append(value)
-    del values[:-_BLOCK]
-    return median(values) if len(values) == _BLOCK else None
+    del values[:-keep]
+    return median(values[-_BLOCK:]) if len(values) >= _BLOCK else None
