@@ -282,6 +282,10 @@ def test_explain_says_who_may_change_what_and_what_is_kept() -> None:
     assert explain(load(), net).watching is None
     theirs = explain(Recipe.load({"optimizer": "torch/SGD", "safeguards": True}), net)
     assert "at most 3 copies of weights and state" in as_text(theirs)
+    anew = explain(
+        Recipe.load({"optimizer": "sgd", "regime": ["fresh_start"], "safeguards": True}), net
+    )
+    assert "at most 4 copies of weights and state" in as_text(anew), "the start is one more"
 
 
 def test_an_arm_of_a_study_may_have_one() -> None:

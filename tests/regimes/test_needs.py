@@ -23,6 +23,7 @@ READS = {
     "batch_growth": {"gradient_noise_scale"},
     "decay_balance": {"update_ratio"},
     "early_stop": {"validation_plateau"},
+    "fresh_start": set[str](),
     "hand_over": set[str](),
     "loss_trend": {"loss_significance"},
     "momentum_damping": {"momentum_cosine"},

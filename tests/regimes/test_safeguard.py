@@ -256,6 +256,28 @@ def test_a_slow_decline_bends_its_trend_and_is_seen_by_what_is_lost() -> None:
     assert back[0].at - taken < 150 + 30, "what was kept on the way up is not gone back to"
 
 
+def test_a_good_state_that_comes_to_harm_at_once_is_put_back_again() -> None:
+    # What broke the run still lasts when it is back. New data looks otherwise: it is strange to the
+    # good state from its first loss on.
+    def run(after: list[float]) -> list[Account]:
+        noise, accounts, hands = random.Random(2), list[Account](), Paper(lr=0.1)
+        regime = guarded(Care(every=20, survive=10))
+        coming = iter(after)
+        for update in range(1, 190):
+            broken = 9.0 if update > 150 else 2.0
+            loss = (next(coming) if rollbacks(accounts) else broken) + noise.gauss(0, 0.1)
+            now = Now(update, True, loss, {"gradient_norm": 1.0}, frozenset({"gradient_norm"}))
+            accounts += regime.after(now, hands)
+        return rollbacks(accounts)
+
+    harmed = run([2.0] + [2.7] * 40)
+    assert len(harmed) == 2
+    assert harmed[0].at + 10 < harmed[1].at < harmed[0].at + 20
+    assert "above its trend" in harmed[1].reason
+    assert len(run([5.0] + [4.0] * 40)) == 1
+    assert len(run([2.0] * 41)) == 1
+
+
 def test_what_is_lost_is_a_share_of_the_progress() -> None:
     course = Course(96)
     for loss in [4.0] * 8 + [2.0] * 60 + [3.0] * 8:

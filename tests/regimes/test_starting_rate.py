@@ -64,6 +64,16 @@ def test_a_rate_too_large_goes_back_to_the_start_and_is_lowered_until_it_is_soun
     assert rig.memory["sound"]
 
 
+def test_a_few_hard_batches_at_the_verdict_are_no_verdict() -> None:
+    def loss(update: int) -> float:
+        """At the verdict, 32 updates after the warm-up, and for six updates before it: high."""
+        return 2.0 if 46 <= update <= 54 else falling(2 * update)
+
+    rig = begin(Rig(make("starting_rate")), loss, lambda share: 0.01 * share)
+    assert rig.decisions == []
+    assert rig.memory["sound"]
+
+
 def test_what_never_leaves_its_start_ends_at_the_bound() -> None:
     rig = Rig(make("starting_rate", most=20.0))
     begin(rig, lambda _: 2.3, lambda share: 0.5 * share, steps=600)

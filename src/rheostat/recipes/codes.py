@@ -45,4 +45,5 @@ CODES: Mapping[str, Code] = {
     "RH025": Code("error", "A controller that reads a signal which there is not"),
     "RH026": Code("warning", "A schedule and a controller that move the same share"),
     "RH027": Code("warning", "A noise scale, and one gradient an update"),
+    "RH028": Code("warning", "A way back to the start, and nobody who keeps it"),
 }

@@ -77,6 +77,7 @@ def watching(
         )
         for (_, controller), text in zip(watch.controllers, written, strict=True)
     )
+    start = any(controller.keeps_start for _, controller in watch.controllers)
     return Watching(
         controllers=acting,
         terms=_terms(regime.terms) if acting else (),
@@ -84,7 +85,7 @@ def watching(
         replay=regime.replay,
         dry_run=regime.dry_run,
         safeguards="" if care is None else _care(care),
-        copies=0 if care is None else care["keep"] + 1,
+        copies=0 if care is None else care["keep"] + 1 + start,
         copy_bytes=None if care is None else copy_bytes,
     )
 

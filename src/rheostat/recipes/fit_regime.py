@@ -174,6 +174,13 @@ def _no_noise(watch: Watch) -> Found:
             )
 
 
+def _nothing_to_begin_from(watch: Watch) -> Found:
+    for piece, controller in watch.controllers:
+        if controller.keeps_start and watch.parts.safeguards is None:
+            what = f"{piece.ref} goes back to the start, and no states are kept"
+            yield piece.path, f"{what}; safeguards: true keeps them"
+
+
 REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH020": _nothing_to_act_on,
     "RH021": _nothing_to_restart,
@@ -183,5 +190,6 @@ REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH025": _no_such_signal,
     "RH026": _two_movers,
     "RH027": _no_noise,
+    "RH028": _nothing_to_begin_from,
 }
 """Code -> what finds it in a recipe with a regime."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,6 +80,6 @@ class Ring:
         """As plain values. What is in the slots, the run keeps."""
         return [asdict(state) for state in self._states]
 
-    def load_state_dict(self, states: list[Mapping[str, Any]]) -> None:
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Go on where another was."""
         self._states = [Saved(**state) for state in states]

@@ -74,7 +74,9 @@ def starting_rate(
     def _judged(now: Now, memory: Memory, level: float, ratio: float) -> Decision | None:
         share = now.share("lr")
         judged = memory["since"] >= memory["wait"]
-        stuck = judged and level > _STARTED * memory["first"]
+        # In two blocks in a row: one may have met a few hard batches.
+        least = min(level, median(memory["losses"][:_BLOCK]))
+        stuck = judged and least > _STARTED * memory["first"]
         small = ratio < (target if stuck else low)
         if small and memory["wanted"] is None and share * _NEAR < most:
             memory.update(since=0, wait=settle + now.step)  # as long as a run from its start has
@@ -87,8 +89,6 @@ def starting_rate(
             return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=stuck)
         if not judged:
             return None
-        # In two blocks in a row: one may have met a few hard batches.
-        least = min(level, median(memory["losses"][:_BLOCK]))
         lost = least > worse * memory["best"] and least > _LOST * memory["first"]
         large = lost or (stuck and not small)
         if large and share / _NEAR > 1 / most:
