@@ -285,7 +285,7 @@ def test_explain_says_who_may_change_what_and_what_is_kept() -> None:
     anew = explain(
         Recipe.load({"optimizer": "sgd", "regime": ["fresh_start"], "safeguards": True}), net
     )
-    assert "at most 4 copies of weights and state" in as_text(anew), "the start is one more"
+    assert "at most 4 copies of 80 B, 320 B in all" in as_text(anew), "the start is one more"
 
 
 def test_an_arm_of_a_study_may_have_one() -> None:
