@@ -523,8 +523,8 @@ def test_accounts_are_strict_json(tmp_path: Path) -> None:
         ({"loss": "a"}, r"loss: a str; should be one real number"),
         ({"loss": 1j}, r"loss: a complex; should be one real number"),
         ({"loss": lambda: 1.0}, r"the loss is a function; give it as closure"),
-        ({"closure": 3}, r"closure: a int; should be a function"),
-        ({"consumed": 5}, r"consumed: a int; should say of what"),
+        ({"closure": 3}, r"closure: an int; should be a function"),
+        ({"consumed": 5}, r"consumed: an int; should say of what"),
     ],
 )
 def test_what_a_step_cannot_take_is_refused_before_the_update(
@@ -553,7 +553,11 @@ def test_what_no_signal_waits_for_cannot_be_reported() -> None:
     ("given", "told"),
     [
         ({"signals": "loss_fast"}, r"signals='loss_fast': should be a list"),
-        ({"loss_of": 3}, r"loss_of: a int; should be a function"),
+        ({"signals": [3]}, r"signals: an int; should be a signal or its name"),
+        ({"recipe": 3}, r"recipe: 3: should be a file's name or a mapping"),
+        ({"directory": 3}, r"directory: an int; should be a folder's name"),
+        ({"directory": "x", "resume": "auto", "keep": "2"}, r"keep='2': should be a number"),
+        ({"loss_of": 3}, r"loss_of: an int; should be a function"),
         ({"extra": [1]}, r"extra: a list; should be objects by their names"),
         ({"save_every": "5"}, r"save_every='5': should be a number"),
         ({"model": None}, r"model: a NoneType; should be a torch module"),

@@ -103,9 +103,9 @@ def attach(
         MachineError: another process holds the directory, five starts in a row ended before a
             save, or the disk failed.
     """
-    check_attached(
-        model, extra, signals, loss_of, {"save_every": save_every, "save_minutes": save_minutes}
-    )
+    last = None if isinstance(keep, Keep) else keep
+    numbers = {"save_every": save_every, "save_minutes": save_minutes, "keep": last}
+    check_attached(model, directory, extra, signals, loss_of, numbers)
     loaded = Recipe.load(recipe, overrides)
     bound = loaded if steps is None else loaded.bind(steps)
     for problem in (*bound.warnings, *bound.check(model)):

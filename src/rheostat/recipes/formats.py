@@ -9,6 +9,7 @@ from taking more than a second.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -53,13 +54,17 @@ def open_document(source: str | Path | Mapping[str, Any] | Document, name: str) 
     The ending says the format: `.toml`, `.json`, and YAML for all else.
 
     Raises:
-        InputError: no such file, or not one of ours; where it is not, with line and column.
+        InputError: no such file, or not one of ours; where it is not, with line and column; or no
+            name of a file.
         MachineError: the disk fails.
     """
     if isinstance(source, Document):
         return source
     if isinstance(source, Mapping):
         return Document(name, plain(source, name))
+    if not isinstance(cast("object", source), str | os.PathLike):
+        what = "should be a file's name or a mapping, such as {'optimizer': 'adamw'}"
+        raise InputError(f"{name}: {source!r}: {what}")
     return read_text(read_file(Path(source)), str(source), Path(source).suffix)
 
 

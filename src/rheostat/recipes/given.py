@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import component, components
+from rheostat.core.signal import Signal
 
 
 def check_step(loss: Any, closure: Any, consumed: Any) -> None:
@@ -34,14 +36,21 @@ def check_reported(values: Mapping[str, Any]) -> None:
             raise InputError(f"run.report: {name}: {_said(value)}; should be one real number")
 
 
-def check_attached(model: Any, extra: Any, signals: Any, loss_of: Any, numbers: Any) -> None:
+def check_attached(
+    model: Any, directory: Any, extra: Any, signals: Any, loss_of: Any, numbers: Any
+) -> None:
     """Refuse what `attach` cannot take. Raises InputError."""
     if not isinstance(model, nn.Module):
         raise InputError(f"attach: model: {_said(model)}; should be a torch module")
+    if directory is not None and not isinstance(directory, str | os.PathLike):
+        raise InputError(f"attach: directory: {_said(directory)}; should be a folder's name")
     if extra is not None and not isinstance(extra, Mapping):
         raise InputError(f"attach: extra: {_said(extra)}; should be objects by their names")
     if isinstance(signals, str):
         raise InputError(f"attach: signals={signals!r}: should be a list; put it in [ ]")
+    for signal in signals:
+        if not isinstance(signal, str | Signal):
+            raise InputError(f"attach: signals: {_said(signal)}; should be a signal or its name")
     if loss_of is not None and not callable(loss_of):
         raise InputError(f"attach: loss_of: {_said(loss_of)}; should be a function of a number")
     for name, value in numbers.items():
@@ -64,4 +73,5 @@ def _is_number(value: Any) -> bool:
 def _said(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
