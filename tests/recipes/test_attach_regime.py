@@ -568,6 +568,18 @@ def test_what_attach_cannot_take_is_refused(given: dict[str, Any], told: str) ->
         rs.attach(**{"recipe": {"optimizer": "sgd"}, "model": network(), **given})
 
 
+def test_a_step_without_a_loss_is_refused_where_a_regime_judges_by_it() -> None:
+    net = network()
+    run = rs.attach({"optimizer": "sgd", "lr": 0.1, "safeguards": True}, net)
+    net(torch.ones(1, 8)).sum().backward()
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(InputError, match=r"the regime judges by the loss: run\.step\(loss\)"):
+        run.step()
+    assert all(map(torch.equal, before, net.parameters()))
+    assert run.step(1.0).applied, "nothing was lost"
+    rs.attach({"optimizer": "sgd", "lr": 0.1}, net, signals=["gradient_norm"]).step()
+
+
 def test_a_second_look_that_gives_no_loss_is_said_and_training_goes_on(tmp_path: Path) -> None:
     recipe = {"optimizer": "adamw", "lr": 1e-2, "safeguards": CARE}
     with pytest.warns(UserWarning, match=r"loss_of\(\d+\) gave 1.0; should give a loss"):

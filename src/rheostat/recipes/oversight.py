@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.controller import Now
+from rheostat.core.errors import InputError
 from rheostat.core.signal import Signal
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.results import StepResult
@@ -121,6 +122,11 @@ class Oversight:
         return 1 if isinstance(self._loop, Followed) else self._loop.options.averaged
 
     # -- after it -------------------------------------------------------------------------------
+
+    def check_no_loss(self) -> None:
+        """Raises InputError where a step without a loss would be taken for a broken one."""
+        if isinstance(self.regime, Regime):
+            raise InputError("run.step: the regime judges by the loss: run.step(loss)")
 
     def report(self, values: Mapping[str, float]) -> None:
         """Take what the loop says of the coming step: {"validation": 0.31}."""

@@ -95,14 +95,14 @@ class Run(Planned):
         """One update from the gradients that are there, recorded.
 
         Args:
-            loss: the loss of this batch, for the record.
+            loss: the loss of this batch, for the record; a regime cannot do without.
             closure: as torch's; its loss is recorded where `loss` is not given.
             scaler: a GradScaler that scaled this loss; it may skip the step.
             batch: the batch; the fingerprint of its content is recorded.
             consumed: what the step took of what schedules count: `{"tokens": 4096}`.
 
         Raises:
-            InputError: a loss that is no number; both a closure and a scaler (torch's GradScaler
+            InputError: a loss that is no number, or none where a regime judges by it; both a closure and a scaler (torch's GradScaler
                 takes no closures); a scaler that no checkpoint would hold; the run is closed.
             ReplayError: in a replay, something is not as it was recorded.
             MachineError: the save before this step has failed; nothing was stepped, and the next
@@ -116,6 +116,8 @@ class Run(Planned):
         check_step(loss, closure, consumed)
         if closure is not None and scaler is not None:
             raise InputError("run.step: a GradScaler cannot take a closure; give one of the two")
+        if loss is None and closure is None and self._oversight is not None:
+            self._oversight.check_no_loss()
         saver = None if self._replaying else self._saver
         if saver is not None:
             self._check_saved(saver, scaler)
