@@ -10,7 +10,7 @@ from typing import Any
 
 from rheostat.core.errors import InputError
 from rheostat.core.signal import Memory, Product, Reading, Signal
-from rheostat.signals.products import Wanted
+from rheostat.signals.wanted import Wanted
 
 
 @dataclass

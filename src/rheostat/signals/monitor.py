@@ -21,7 +21,9 @@ from rheostat.signals.activations import Activations
 from rheostat.signals.late import Numbers
 from rheostat.signals.observation import Observation, Per
 from rheostat.signals.order import named
-from rheostat.signals.products import LAST, Cells, Part, Wanted, needs_both
+from rheostat.signals.products import Cells, Part
+from rheostat.signals.sums import compiled
+from rheostat.signals.wanted import LAST, Wanted, needs_both
 
 LAG = 4
 """Steps after which numbers on an accelerator are read."""
@@ -110,6 +112,9 @@ class Monitor:
         self._parts = self._make_parts(per)
         host = all(part.layout.host for part in self._parts.values())
         self.lag = (0 if host else LAG) if lag is None else lag
+        self._take = compiled() if host and self._parts else None
+        for part in self._parts.values():
+            part.sum_in_one(self._take)
         self._accounts = open_accounts(
             self.signals, {key: part.layout.size for key, part in self._parts.items()}
         )

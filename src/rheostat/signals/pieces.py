@@ -8,6 +8,7 @@ so what is computed with them is written once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -224,6 +225,7 @@ class Kept:
         for mine, theirs in zip(self.pieces, pieces, strict=True):
             put(mine, theirs)
 
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """Each tensor, in its shape, in the order of the layout; the memory is shared."""
         layout = self._layout

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,118 +14,18 @@ from torch import Tensor
 
 from rheostat.core.signal import Product, Vector
 from rheostat.signals.pieces import Kept, Layout, Piece, Source
+from rheostat.signals.sums import Column, Program, Sums
+from rheostat.signals.wanted import MOMENTS, ZEROS, Moment, Wanted
 
 Cells = list[Any]
 """The addends of one product, whose sum is taken in float64, on the host: where all is there, one
 number, else 0-dimensional tensors, one a piece. What could not be measured is NaN."""
-
-MOMENTS: tuple[Vector, ...] = ("momentum", "second_moment")
-LAST: dict[Vector, Vector] = {"last_gradient": "gradient", "last_update": "update"}
-_ZEROS: dict[Vector, tuple[Vector, float]] = {
-    "gradient_zeros": ("gradient", 0.0),
-    "second_moment_zeros": ("second_moment", 1e-16),
-}
 
 _gradient = attrgetter("grad")
 _missing = partial(is_, None)
 
 _LOW, _HIGH = 1e-30, 1e38
 """Outside these (the lower one times the number of elements) what float32 lost may count."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be taken in one update, for this one and for the next."""
-
-    products: tuple[Product, ...] = ()
-    next: tuple[Product, ...] = ()
-    """Those of the next update, of which some need this one's gradient or update."""
-
-    @cached_property
-    def early(self) -> tuple[Product, ...]:
-        """Products without the weights and the update: taken before the weights are copied."""
-        rest = [p for p in self.products if "weights" not in p and "update" not in p]
-        return tuple(p for p in rest if not is_past(p))
-
-    @cached_property
-    def held(self) -> tuple[Product, ...]:
-        """Products with the weights, but not the update."""
-        return tuple(p for p in self.products if "weights" in p and "update" not in p)
-
-    @cached_property
-    def late(self) -> tuple[Product, ...]:
-        """Products with the update."""
-        return tuple(p for p in self.products if "update" in p)
-
-    @cached_property
-    def over(self) -> tuple[Product, ...]:
-        """Products of both vectors of the update before, whose values are known since then."""
-        return tuple(p for p in self.products if is_past(p))
-
-    @cached_property
-    def soon_over(self) -> tuple[Product, ...]:
-        """The same of the next update."""
-        return tuple(p for p in self.next if is_past(p))
-
-    @cached_property
-    def ahead(self) -> tuple[Product, ...]:
-        """`soon_over`, under the names that they have in this update."""
-        return tuple((LAST[a], LAST[b]) for a, b in self.soon_over)
-
-    @cached_property
-    def taken(self) -> tuple[Product, ...]:
-        """The products that `Part` takes for this update, in the order in which it does."""
-        return (*self.early, *self.held, *self.late)
-
-    @cached_property
-    def vectors(self) -> frozenset[Vector]:
-        """All vectors of which products are taken in this update."""
-        return _vectors((*self.taken, *self.ahead))
-
-    @cached_property
-    def late_moments(self) -> tuple[Vector, ...]:
-        """Moments beside the update: those after it."""
-        return tuple(name for name in MOMENTS if name in _vectors(self.late))
-
-    @cached_property
-    def weights_now(self) -> bool:
-        """Whether the weights after the update are looked at, for products with it."""
-        return "weights" in _vectors(self.late)
-
-    @cached_property
-    def keeps(self) -> frozenset[Vector]:
-        """What the next update needs of this one, as vectors."""
-        found = _vectors(p for p in self.next if not is_past(p))
-        return frozenset(vector for vector in LAST if vector in found)
-
-    @cached_property
-    def gradient(self) -> bool:
-        """Whether the gradient is looked at."""
-        return "gradient" in self.vectors or "last_gradient" in self.keeps
-
-    @cached_property
-    def update(self) -> bool:
-        """Whether the update is taken."""
-        return "update" in self.vectors or "last_update" in self.keeps
-
-
-def is_past(product: Product) -> bool:
-    """Whether both vectors are those of the update before."""
-    return product[0] in LAST and product[1] in LAST
-
-
-def needs_both(products: Iterable[Product]) -> bool:
-    """Whether the last update must live on beside the weights, from which this one is made."""
-    return any(
-        "last_update" in product and ("weights" in product or "update" in product)
-        for product in products
-    )
-
-
-def _vectors(products: Iterable[Product]) -> frozenset[Vector]:
-    found: set[Vector] = {vector for product in products for vector in product}
-    found |= {_ZEROS[vector][0] for vector in found if vector in _ZEROS}
-    return frozenset(found)
 
 
 class Part:
@@ -155,37 +54,63 @@ class Part:
         self._moving = Kept(self.layout)
         """The weights, which become the update where they stand."""
         self._last: dict[Vector, Kept] = {}
+        self._known: set[Vector] = set()
+        """What there is of the update before."""
         self._rows: dict[str, list[Piece]] = {}
-        self._inside = False
+        self._grads: list[Tensor | None] = []
+        """The gradients, from before the update until after it."""
+        self._one_pass: Sums | None = None
+        self._inside = self._in_one = False
+
+    def sum_in_one(self, take: Callable[..., None] | None) -> None:
+        """Take all products in one pass by this function (`sums.compiled`) where it can read the
+        tensors; None for vector by vector."""
+        self._one_pass = None if take is None or not self.layout.host else Sums(self.params, take)
 
     # -- around one update -----------------------------------------------------------------------
 
     def before(self, wanted: Wanted) -> list[Cells]:
         """The products of `wanted.early` and `wanted.held`."""
-        needed, rows = wanted.vectors, self._rows
         if self._inside:  # `after` was never called: what was kept is half overwritten
-            self._last.clear()
-        rows.clear()
-        for name, kept in self._last.items():
-            rows[name] = kept.pieces
-        if wanted.gradient:
-            rows["gradient"] = self._gradient.look(self._gradients())
-        for name in MOMENTS:
-            if name in needed:
-                self._see_moment(name)
+            self._known.clear()
+        self._inside = True
+        self._grads = [*map(_gradient, self.params)] if wanted.gradient else []
+        sums = self._one_pass
+        if sums is not None:
+            program = self._program(sums, wanted, late=False)
+            self._in_one = program is not None
+            if program is not None:
+                return sums.take(program)
+        self._look(wanted)
+        for name in wanted.moments:
+            self._see_moment(name)
         cells = self._products(wanted.early)
         if wanted.update:
             self._weights.find(self.params)
             self._moving.take(self._weights)
-            rows["weights"] = self._moving.pieces
-        elif "weights" in needed:
-            rows["weights"] = self._weights.look(self.params)
-        self._inside = True
+            self._rows["weights"] = self._moving.pieces
+        elif "weights" in wanted.vectors:
+            self._rows["weights"] = self._weights.look(self.params)
         return cells + self._products(wanted.held)
 
     def after(self, wanted: Wanted) -> list[Cells]:
         """The products of `wanted.late` and `wanted.ahead`."""
+        sums = self._one_pass if self._in_one else None
+        program = None if sums is None else self._program(sums, wanted, late=True)
+        if sums is not None and program is not None:
+            cells = sums.take(program)
+        else:
+            cells = self._after(wanted)
+        self._known = wanted.keeps & self._last.keys()
+        self._grads = []
+        self._inside = self._in_one = False
+        return cells
+
+    def _after(self, wanted: Wanted) -> list[Cells]:
+        """`after`, vector by vector."""
         rows = self._rows
+        if self._in_one:
+            self._look(wanted)
         if wanted.update:
             self._weights.find(self.params)
             self._moving.take_away(self._weights)
@@ -205,23 +130,85 @@ class Part:
             self._memory("last_gradient").copy(rows["gradient"])
         self._gradient.forget()
         rows.clear()
-        self._inside = False
         return cells
+
+    def _look(self, wanted: Wanted) -> None:
+        """Open the rows of what is known before the update."""
+        rows = self._rows
+        rows.clear()
+        for name in self._known:
+            rows[name] = self._last[name].pieces
+        if wanted.gradient:
+            pairs = zip(self._grads, self.params, strict=True)
+            grads = [torch.zeros_like(p) if g is None else g for g, p in pairs]
+            rows["gradient"] = self._gradient.look(grads)
+
+    # -- the same in one pass --------------------------------------------------------------------
+
+    def _program(self, sums: Sums, wanted: Wanted, *, late: bool) -> Program | None:
+        """What is to be done before or after the update; None where a tensor cannot be read so."""
+        if not sums.look("now", self.params):
+            return None
+        grads = self._grads
+        if not late and wanted.gradient:
+            if any(map(_missing, grads)):
+                readable = sums.look_at_some("gradient", grads)
+            else:
+                readable = sums.look("gradient", cast("list[Tensor]", grads), steady=False)
+            if not readable:
+                return None
+        there: list[Moment] = []
+        for name in wanted.late_moments if late else wanted.moments:
+            found = self._find_moment(name)
+            if found is not None:
+                if not sums.look(name, found):
+                    return None
+                there.append(name)
+        known = self._known
+        key = late, *there, "last_gradient" in known, "last_update" in known
+        program = wanted.programs.get(key)
+        if program is None:
+            program = wanted.programs[key] = self._written(wanted, there, late)
+        for column in program.memory:
+            kept = self._moving if column == "moving" else self._memory(column)
+            sums.hold(column, kept.tensors)
+        return program
+
+    def _written(self, wanted: Wanted, moments: Sequence[Moment], late: bool) -> Program:
+        columns: dict[str, Column] = {name: name for name in (*moments, *sorted(self._known))}
+        if wanted.gradient:
+            columns["gradient"] = "gradient"
+        kept: dict[str, Column] = {}
+        if not late:
+            columns["weights"] = "now"
+            if wanted.update:
+                kept["weights"] = "moving"
+            return Program(columns, (*wanted.early, *wanted.held), ZEROS, {}, kept)
+        differences: dict[str, tuple[str, str]] = {}
+        if wanted.update:
+            columns |= {"weights": "moving", "now": "now"}
+            differences["update"] = ("weights", "now")
+        if "last_gradient" in wanted.keeps:
+            kept["gradient"] = "last_gradient"
+        if "last_update" in wanted.keeps:
+            kept["update"] = "last_update"
+        return Program(columns, (*wanted.late, *wanted.ahead), ZEROS, differences, kept)
 
     # -- what is kept from one update to the next ------------------------------------------------
 
     def kept(self, wanted: Wanted) -> dict[Vector, list[Tensor]]:
         """The vectors that the update after `wanted` needs of it, as a tensor a parameter."""
-        return {name: self._last[name].tensors() for name in wanted.keeps if name in self._last}
+        return {name: self._last[name].tensors for name in self._known & wanted.keeps}
 
     def put_back(self, kept: dict[Vector, list[Tensor | None]]) -> None:
         """What `kept` gave, from whatever device; what it did not give is not known any more."""
-        self._last.clear()
+        self._known.clear()
         for name, tensors in kept.items():
             whole = [tensor for tensor in tensors if tensor is not None]
             if len(whole) == len(tensors):
-                for mine, theirs in zip(self._memory(name).tensors(), whole, strict=True):
+                for mine, theirs in zip(self._memory(name).tensors, whole, strict=True):
                     mine.copy_(theirs)
+                self._known.add(name)
 
     def _memory(self, name: Vector) -> Kept:
         if name not in self._last:
@@ -269,7 +256,7 @@ class Part:
             return [sum(cells)] if self.layout.host else cells
         if "one" in (a, b):
             x = self._row(a if b == "one" else b)
-            return [math.nan] if x is None else self._sums(x)
+            return [math.nan] if x is None else self._added(x)
         x, y = self._row(a), self._row(b)
         if x is None or y is None:
             return [math.nan]
@@ -277,7 +264,7 @@ class Part:
             return [_in_double(x, y)]
         return [mine.dot(other) for mine, other in zip(x, y, strict=True)]
 
-    def _sums(self, x: list[Piece]) -> Cells:
+    def _added(self, x: list[Piece]) -> Cells:
         """Sums of elements: numpy's are slower than a product with ones."""
         cells = [
             mine.sum() if ones is None else mine.dot(ones)
@@ -286,9 +273,9 @@ class Part:
         return [sum(map(float, cells))] if self.layout.host else cells
 
     def _row(self, name: str) -> list[Piece] | None:
-        if name not in _ZEROS:
+        if name not in ZEROS:
             return self._rows.get(name)
-        source, least = _ZEROS[name]
+        source, least = ZEROS[name]
         pieces = self._rows.get(source)
         return None if pieces is None else [_at_most(piece, least) for piece in pieces]
 
