@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -110,9 +109,9 @@ class Monitor:
         self._optimizer = optimizer
         self._observed = None if optimizer is None else Observation(optimizer, model)
         self._parts = self._make_parts(per)
-        host = all(part.layout.host for part in self._parts.values())
-        self.lag = (0 if host else LAG) if lag is None else lag
-        self._take = compiled() if host and self._parts else None
+        self._host = all(part.layout.host for part in self._parts.values())
+        self.lag = (0 if self._host else LAG) if lag is None else lag
+        self._take = compiled() if self._host and self._parts else None
         for part in self._parts.values():
             part.sum_in_one(self._take)
         self._accounts = open_accounts(
@@ -184,8 +183,7 @@ class Monitor:
         due = self._due_at(coming)
         self._present = None
         if not due.idle:
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is taken again
-                taken = [part.before(due.wanted) for part in self._parts.values()]
+            taken = [part.before(due.wanted) for part in self._parts.values()]
             self._present = coming, due, taken
 
     def after_step(
@@ -212,18 +210,20 @@ class Monitor:
             said |= self._activations.reading()
         at, due, taken = present or (0, _IDLE, [])
         if taken:
-            with np.errstate(over="ignore", invalid="ignore"):
-                for cells, part in zip(taken, self._parts.values(), strict=True):
-                    cells.extend(part.after(due.wanted))
+            for cells, part in zip(taken, self._parts.values(), strict=True):
+                cells.extend(part.after(due.wanted))
         if self.lag:
-            flat = [addend for cells in taken for product in cells for addend in product]
-            lengths = [[len(product) for product in cells] for cells in taken]
+            addends = [[*map(_addends, cells)] for cells in taken]
+            flat = [addend for cells in addends for product in cells for addend in product]
+            lengths = [[len(product) for product in cells] for cells in addends]
             numbers = Numbers([applied, loss, *said.values(), *flat])
             self._attempts.append(Attempt(at, tuple(said), lengths, numbers))
             if len(self._attempts) > self.lag:
                 self._read(self._attempts.popleft())
         else:
-            self._conclude(due, applied, loss, said, [[c[0] for c in cells] for cells in taken])
+            if not self._host:
+                taken = [[sum(map(_number, _addends(c))) for c in cells] for cells in taken]
+            self._conclude(due, applied, loss, said, taken)
         return self.values
 
     def _read(self, attempt: Attempt) -> None:
@@ -344,6 +344,10 @@ class Monitor:
 def _on_report(signal: Signal) -> bool:
     """Whether it waits for a report and nothing else, and so is due whenever that comes."""
     return bool(signal.reported) and not signal.products
+
+
+def _addends(cell: Cells) -> list[Any]:
+    return cast("list[Any]", cell) if isinstance(cell, list) else [cell]
 
 
 def _number(value: Tensor | float) -> float:

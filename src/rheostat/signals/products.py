@@ -15,11 +15,11 @@ from torch import Tensor
 from rheostat.core.signal import Product, Vector
 from rheostat.signals.pieces import Kept, Layout, Piece, Source
 from rheostat.signals.sums import Column, Program, Sums
-from rheostat.signals.wanted import MOMENTS, ZEROS, Moment, Wanted
+from rheostat.signals.wanted import LAST, MOMENTS, ZEROS, Moment, Wanted
 
-Cells = list[Any]
-"""The addends of one product, whose sum is taken in float64, on the host: where all is there, one
-number, else 0-dimensional tensors, one a piece. What could not be measured is NaN."""
+Cells = Any
+"""One product: a number, where the host has it. Else the addends, whose sum is taken in float64 on
+the host: 0-dimensional tensors, one a piece. What could not be measured is NaN."""
 
 _gradient = attrgetter("grad")
 _missing = partial(is_, None)
@@ -75,12 +75,31 @@ class Part:
             self._known.clear()
         self._inside = True
         self._grads = [*map(_gradient, self.params)] if wanted.gradient else []
-        sums = self._one_pass
-        if sums is not None:
-            program = self._program(sums, wanted, late=False)
-            self._in_one = program is not None
-            if program is not None:
-                return sums.take(program)
+        one_pass = self._one_pass
+        program = None if one_pass is None else self._program_before(one_pass, wanted)
+        self._in_one = program is not None
+        if one_pass is None or program is None:
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is taken again
+                return self._before(wanted)
+        return one_pass.take(program)
+
+    def after(self, wanted: Wanted) -> list[Cells]:
+        """The products of `wanted.late` and `wanted.ahead`."""
+        one_pass = self._one_pass if self._in_one else None
+        program = None if one_pass is None else self._program_after(one_pass, wanted)
+        if one_pass is None or program is None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                cells = self._after(wanted)
+        else:
+            cells = one_pass.take(program)
+        self._known = wanted.keeps & self._last.keys() if wanted.keeps else set()
+        self._grads = []
+        self._inside = self._in_one = False
+        return cells
+
+    # -- vector by vector ------------------------------------------------------------------------
+
+    def _before(self, wanted: Wanted) -> list[Cells]:
         self._look(wanted)
         for name in wanted.moments:
             self._see_moment(name)
@@ -93,23 +112,9 @@ class Part:
             self._rows["weights"] = self._weights.look(self.params)
         return cells + self._products(wanted.held)
 
-    def after(self, wanted: Wanted) -> list[Cells]:
-        """The products of `wanted.late` and `wanted.ahead`."""
-        sums = self._one_pass if self._in_one else None
-        program = None if sums is None else self._program(sums, wanted, late=True)
-        if sums is not None and program is not None:
-            cells = sums.take(program)
-        else:
-            cells = self._after(wanted)
-        self._known = wanted.keeps & self._last.keys()
-        self._grads = []
-        self._inside = self._in_one = False
-        return cells
-
     def _after(self, wanted: Wanted) -> list[Cells]:
-        """`after`, vector by vector."""
         rows = self._rows
-        if self._in_one:
+        if self._in_one:  # until now
             self._look(wanted)
         if wanted.update:
             self._weights.find(self.params)
@@ -145,54 +150,64 @@ class Part:
 
     # -- the same in one pass --------------------------------------------------------------------
 
-    def _program(self, sums: Sums, wanted: Wanted, *, late: bool) -> Program | None:
-        """What is to be done before or after the update; None where a tensor cannot be read so."""
-        if not sums.look("now", self.params):
-            return None
+    def _program_before(self, one_pass: Sums, wanted: Wanted) -> Program | None:
+        """What is to be done before the update; None where a tensor cannot be read so."""
         grads = self._grads
-        if not late and wanted.gradient:
-            if any(map(_missing, grads)):
-                readable = sums.look_at_some("gradient", grads)
-            else:
-                readable = sums.look("gradient", cast("list[Tensor]", grads), steady=False)
-            if not readable:
-                return None
-        there: list[Moment] = []
-        for name in wanted.late_moments if late else wanted.moments:
-            found = self._find_moment(name)
-            if found is not None:
-                if not sums.look(name, found):
-                    return None
-                there.append(name)
+        look = one_pass.look_at_some if any(map(_missing, grads)) else one_pass.look_once
+        if not one_pass.look("now", self.params) or (grads and not look("gradient", grads)):
+            return None
+        there = self._look_at_moments(one_pass, wanted.moments)
+        if there is None:
+            return None
         known = self._known
-        key = late, *there, "last_gradient" in known, "last_update" in known
-        program = wanted.programs.get(key)
+        key = (there, *sorted(known)) if known else there
+        program = wanted.before.get(key)
         if program is None:
-            program = wanted.programs[key] = self._written(wanted, there, late)
-        for column in program.memory:
-            kept = self._moving if column == "moving" else self._memory(column)
-            sums.hold(column, kept.tensors)
+            columns: dict[str, Column] = {name: name for name in (*there, *known)}
+            columns |= {"weights": "now", "gradient": "gradient"}
+            kept: dict[str, Column] = {"weights": "moving"} if wanted.update else {}
+            products = *wanted.early, *wanted.held
+            program = wanted.before[key] = Program(columns, products, ZEROS, {}, kept)
+        self._hold(one_pass, program)
         return program
 
-    def _written(self, wanted: Wanted, moments: Sequence[Moment], late: bool) -> Program:
-        columns: dict[str, Column] = {name: name for name in (*moments, *sorted(self._known))}
-        if wanted.gradient:
-            columns["gradient"] = "gradient"
-        kept: dict[str, Column] = {}
-        if not late:
-            columns["weights"] = "now"
-            if wanted.update:
-                kept["weights"] = "moving"
-            return Program(columns, (*wanted.early, *wanted.held), ZEROS, {}, kept)
-        differences: dict[str, tuple[str, str]] = {}
-        if wanted.update:
-            columns |= {"weights": "moving", "now": "now"}
-            differences["update"] = ("weights", "now")
-        if "last_gradient" in wanted.keeps:
-            kept["gradient"] = "last_gradient"
-        if "last_update" in wanted.keeps:
-            kept["update"] = "last_update"
-        return Program(columns, (*wanted.late, *wanted.ahead), ZEROS, differences, kept)
+    def _program_after(self, one_pass: Sums, wanted: Wanted) -> Program | None:
+        """The same of what is to be done after it."""
+        if not one_pass.look("now", self.params):
+            return None
+        there = self._look_at_moments(one_pass, wanted.late_moments)
+        if there is None:
+            return None
+        known = self._known
+        key = (there, *sorted(known)) if known else there
+        program = wanted.after.get(key)
+        if program is None:
+            columns: dict[str, Column] = {name: name for name in (*there, *known)}
+            columns |= {"weights": "moving", "now": "now", "gradient": "gradient"}
+            products = *wanted.late, *wanted.ahead
+            update = {"update": ("weights", "now")}
+            kept: dict[str, Column] = {LAST[name]: name for name in sorted(wanted.keeps)}
+            program = wanted.after[key] = Program(columns, products, ZEROS, update, kept)
+        self._hold(one_pass, program)
+        return program
+
+    def _look_at_moments(
+        self, one_pass: Sums, names: tuple[Moment, ...]
+    ) -> tuple[Moment, ...] | None:
+        """Those that there are; None where one cannot be read."""
+        there = names
+        for name in names:
+            found = self._find_moment(name)
+            if found is None:
+                there = tuple(one for one in there if one != name)
+            elif not one_pass.look(name, found):
+                return None
+        return there
+
+    def _hold(self, one_pass: Sums, program: Program) -> None:
+        for column in program.memory:
+            kept = self._moving if column == "moving" else self._memory(column)
+            one_pass.hold(column, kept.tensors)
 
     # -- what is kept from one update to the next ------------------------------------------------
 
@@ -238,22 +253,22 @@ class Part:
         for a, b in products:
             x, y = rows.get(a), rows.get(b)
             if x is None or y is None:
-                found.append(self._cells(a, b))
+                found.append(sum(self._cells(a, b)))
                 continue
             if len(x) == 1:
                 total = float(x[0].dot(y[0]))
             else:
                 total = sum([float(mine.dot(other)) for mine, other in zip(x, y, strict=True)])
-            found.append([total] if low < abs(total) < _HIGH else [_in_double(x, y)])
+            found.append(total if low < abs(total) < _HIGH else _in_double(x, y))
         return found
 
-    def _cells(self, a: str, b: str) -> Cells:
+    def _cells(self, a: str, b: str) -> list[Any]:
+        """The addends of a product."""
         if a == "one" == b:
             return [float(self.layout.size)]
         if {a, b} == {"update", "weights"}:
             # The weights before are the weights now and the update together.
-            cells = [*self._cells("update", "now"), *self._cells("update", "update")]
-            return [sum(cells)] if self.layout.host else cells
+            return [*self._cells("update", "now"), *self._cells("update", "update")]
         if "one" in (a, b):
             x = self._row(a if b == "one" else b)
             return [math.nan] if x is None else self._added(x)
@@ -264,13 +279,13 @@ class Part:
             return [_in_double(x, y)]
         return [mine.dot(other) for mine, other in zip(x, y, strict=True)]
 
-    def _added(self, x: list[Piece]) -> Cells:
+    def _added(self, x: list[Piece]) -> list[Any]:
         """Sums of elements: numpy's are slower than a product with ones."""
         cells = [
             mine.sum() if ones is None else mine.dot(ones)
             for mine, ones in zip(x, self._ones, strict=True)
         ]
-        return [sum(map(float, cells))] if self.layout.host else cells
+        return [*map(float, cells)] if self.layout.host else cells
 
     def _row(self, name: str) -> list[Piece] | None:
         if name not in ZEROS:

@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +59,7 @@ _address = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
 _about = attrgetter("dtype", "layout", "is_cpu")
 _numel = Tensor.numel
+_bytes = attrgetter("nbytes")
 
 @functools.cache
 def compiled() -> Callable[..., None] | None:
@@ -162,10 +163,11 @@ class Sums:
         self._addresses = array.array("Q", bytes(8 * count * len(COLUMNS)))
         self._kinds = array.array("q", bytes(8 * count * len(COLUMNS)))
         self._tensors: dict[Column, Sequence[Tensor]] = {}
-        """What was looked at last in the steady columns; of all of them what is known: the types,
-        the addresses."""
+        """What was looked at last, where it is held; of all columns what is known: the types, the
+        addresses, the sizes."""
         self._about: dict[Column, list[Any]] = {}
         self._known: dict[Column, list[int]] = {}
+        self._bytes: dict[Column, list[int]] = {}
         self._shares = array.array(
             "q",
             chain.from_iterable(
@@ -180,16 +182,23 @@ class Sums:
         self._struct = array.array("q")
         self._make_room(1)
 
-    def look(self, column: Column, tensors: Sequence[Tensor], *, steady: bool = True) -> bool:
-        """Read these from now on; False where one cannot be read here. Those of a `steady` column
-        are mostly the same objects at the next look."""
-        known = self._tensors.get(column)
-        if known is None or not all(map(is_, tensors, known)):
-            if not self._readable(column, tensors):
-                return False
-            if steady:
-                self._tensors[column] = tensors
-        elif not all(map(_contiguous, tensors)):
+    def look(self, column: Column, tensors: Sequence[Tensor]) -> bool:
+        """Read these from now on; False where one cannot be read here.
+
+        They are held until the next look, so that nothing else comes to lie where they do.
+        """
+        addresses = [*map(_address, tensors)]
+        if addresses == self._known.get(column) and [*map(_bytes, tensors)] == self._bytes[column]:
+            return True
+        if not self._readable(column, tensors):
+            return False
+        self._tensors[column], self._bytes[column] = tensors, [*map(_bytes, tensors)]
+        self._put(column, addresses)
+        return True
+
+    def look_once(self, column: Column, tensors: Sequence[Tensor]) -> bool:
+        """The same of tensors that will be others at the next look, and are not held here."""
+        if not self._readable(column, tensors):
             return False
         self._put(column, [*map(_address, tensors)])
         return True
@@ -230,7 +239,7 @@ class Sums:
             at = COLUMNS[column] * self._count
             self._addresses[at : at + self._count] = array.array("Q", addresses)
 
-    def take(self, program: Program) -> list[list[float]]:
+    def take(self, program: Program) -> list[float]:
         """The program's products, in order; and its vectors are written."""
         count = program.count
         if count > len(self._sums):
@@ -239,9 +248,9 @@ class Sums:
         self._take(program.address, self._address, threads)
         found = self._sums[:count].tolist()
         if program.plain:
-            return [[value] for value in found]
+            return found
         found += (math.nan, float(self._size))
-        return [[found[pick]] for pick in program.picks]
+        return [found[pick] for pick in program.picks]
 
     def _make_room(self, count: int) -> None:
         shares = len(self._shares) // 3

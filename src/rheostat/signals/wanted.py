@@ -13,7 +13,7 @@ from rheostat.signals.sums import Program
 Moment = Literal["momentum", "second_moment"]
 Past = Literal["last_gradient", "last_update"]
 MOMENTS: tuple[Moment, ...] = ("momentum", "second_moment")
-LAST: dict[Past, Vector] = {"last_gradient": "gradient", "last_update": "update"}
+LAST: dict[Past, Literal["gradient", "update"]] = {"last_gradient": "gradient", "last_update": "update"}
 ZEROS: dict[str, tuple[str, float]] = {
     "gradient_zeros": ("gradient", 0.0),
     "second_moment_zeros": ("second_moment", 1e-16),
@@ -85,10 +85,10 @@ class Wanted:
         return "weights" in _vectors(self.late)
 
     @cached_property
-    def keeps(self) -> frozenset[Vector]:
+    def keeps(self) -> frozenset[Past]:
         """What the next update needs of this one, as vectors."""
         found = _vectors(p for p in self.next if not is_past(p))
-        return frozenset(vector for vector in LAST if vector in found)
+        return frozenset([vector for vector in LAST if vector in found])
 
     @cached_property
     def gradient(self) -> bool:
@@ -101,8 +101,13 @@ class Wanted:
         return "update" in self.vectors or "last_update" in self.keeps
 
     @cached_property
-    def programs(self) -> dict[tuple[Any, ...], Program]:
-        """What has been written to take them in one pass."""
+    def before(self) -> dict[tuple[Any, ...], Program]:
+        """What has been written to take those before the update in one pass, by what there is."""
+        return {}
+
+    @cached_property
+    def after(self) -> dict[tuple[Any, ...], Program]:
+        """The same of those after it."""
         return {}
 
 
