@@ -163,7 +163,8 @@ class Monitor:
 
     def _due_at(self, step: int) -> Due:
         key = step % self._cycle
-        if key not in self._dues:
+        known = self._dues.get(key)
+        if known is None:
             here, after = (
                 {n: s for n, s in self.signals.items() if not _on_report(s) and s.due(at)}
                 for at in (step, step + 1)
@@ -172,14 +173,14 @@ class Monitor:
             silent = tuple((n, s) for n, s in here.items() if not s.reported)
             if len(self._dues) == MANY:
                 self._dues.clear()
-            self._dues[key] = Due(frozenset(here), wanted, silent)
-        return self._dues[key]
+            known = self._dues[key] = Due(frozenset(here), wanted, silent)
+        return known
 
     # -- around a step ---------------------------------------------------------------------------
 
     def before_step(self) -> None:
         """Look at gradients, weights and moments, as far as something is due."""
-        coming = self.coming
+        coming = self.step + len(self._attempts) + 1
         due = self._due_at(coming)
         self._present = None
         if not due.idle:
@@ -205,6 +206,10 @@ class Monitor:
         if applied is None:
             last = None if self.lag else getattr(self._optimizer, "last_step", None)
             applied = True if last is None else bool(last.applied)
+        if present is None and not (reported or self.lag or self._activations):
+            self.step += bool(applied)
+            self.fresh = frozenset()
+            return self.values
         said = dict(reported) if reported else {}
         if self._activations is not None:
             said |= self._activations.reading()

@@ -10,8 +10,9 @@ SOURCE = """
 #endif
 
 namespace {
-constexpr int64_t block = 256, ahead = 512, places = 32, most_rows = 12, most_pairs = 80;
+constexpr int64_t block = 512, ahead = 512, places = 32, most_rows = 12, most_pairs = 80;
 typedef double Eight __attribute__((vector_size(64)));
+typedef float Sixteen __attribute__((vector_size(64)));
 
 struct Short { uint16_t bits; };  // bfloat16
 
@@ -54,15 +55,6 @@ inline Eight wide_eight(const Short* from) {
   return wide_eight(floats);
 }
 
-// Products of shorter numbers are exact in double precision: to round once is to round twice.
-template <bool exact>
-inline Eight add(Eight sum, Eight x, Eight y) {
-#ifdef __AVX512F__
-  if (exact) return _mm512_fmadd_pd(x, y, sum);
-#endif
-  return sum + x * y;
-}
-
 // A vector's next elements: in a tensor's memory, or made here.
 struct Row { const void* at; int64_t kind; };
 
@@ -73,19 +65,28 @@ inline void typed(Row row, F f) {
   else f(static_cast<const Short*>(row.at));
 }
 
-// 32 sums go on, each over every 32nd element; what lies further on is asked for meanwhile.
+template <typename T>
+inline void ask(const T* later, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(later + i);
+}
+
+inline double total(const Eight& x) {
+  double sum = 0.0;
+  for (int i = 0; i < 8; ++i) sum += x[i];
+  return sum;
+}
+
+// 32 sums go on, each over every 32nd element.
 template <typename X, typename Y>
 void add_products(const X* x, const Y* y, int64_t n, Eight* sums) {
-  constexpr bool exact = sizeof(X) < 8 && sizeof(Y) < 8;
   Eight a = sums[0], b = sums[1], c = sums[2], d = sums[3];
   int64_t i = 0;
   for (; i + places <= n; i += places) {
-    for (int64_t line = 0; line < places; line += 64 / int64_t(sizeof(X)))
-      __builtin_prefetch(x + i + line + ahead);
-    a = add<exact>(a, wide_eight(x + i), wide_eight(y + i));
-    b = add<exact>(b, wide_eight(x + i + 8), wide_eight(y + i + 8));
-    c = add<exact>(c, wide_eight(x + i + 16), wide_eight(y + i + 16));
-    d = add<exact>(d, wide_eight(x + i + 24), wide_eight(y + i + 24));
+    ask(x + i + ahead, places);
+    a += wide_eight(x + i) * wide_eight(y + i);
+    b += wide_eight(x + i + 8) * wide_eight(y + i + 8);
+    c += wide_eight(x + i + 16) * wide_eight(y + i + 16);
+    d += wide_eight(x + i + 24) * wide_eight(y + i + 24);
   }
   if (i < n) {
     Eight rest[4] = {};
@@ -93,6 +94,47 @@ void add_products(const X* x, const Y* y, int64_t n, Eight* sums) {
     a += rest[0], b += rest[1], c += rest[2], d += rest[3];
   }
   sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+}
+
+inline Sixteen sixteen(const float* from) {
+  Sixteen found;
+  std::memcpy(&found, from, sizeof found);
+  return found;
+}
+
+// A whole block of float32 has 64 sums of eight products each in its own precision, unless they
+// are so small or so large that they might have lost something.
+void add_products(const float* x, const float* y, int64_t n, Eight* sums) {
+  if (n == block) {
+    Sixteen a = {}, b = {}, c = {}, d = {};
+    for (int64_t i = 0; i < block; i += 64) {
+      ask(x + i + ahead, 64);
+      a += sixteen(x + i) * sixteen(y + i);
+      b += sixteen(x + i + 16) * sixteen(y + i + 16);
+      c += sixteen(x + i + 32) * sixteen(y + i + 32);
+      d += sixteen(x + i + 48) * sixteen(y + i + 48);
+    }
+    const Sixteen all = (a + b) + (c + d);
+    const float* lanes = reinterpret_cast<const float*>(&all);
+    const Eight low = wide_eight(lanes), high = wide_eight(lanes + 8);
+    const double size = std::fabs(total(low + high));
+    if (size > 1e-28 && size < 1e37) {
+      sums[0] += low, sums[1] += high;
+      return;
+    }
+  }
+  add_products<float, float>(x, y, n, sums);
+}
+
+template <typename X, typename Y, typename T>
+inline void subtract(const X* __restrict x, const Y* __restrict y, int64_t n, T* __restrict to) {
+  ask(x + ahead, n), ask(y + ahead, n);
+  for (int64_t i = 0; i < n; ++i) to[i] = wide(x[i]) - wide(y[i]);
+}
+inline void subtract(const float* __restrict x, const float* __restrict y, int64_t n,
+                     float* __restrict to) {
+  ask(x + ahead, n), ask(y + ahead, n);
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i] - y[i];
 }
 
 template <typename X, typename T>
@@ -140,12 +182,14 @@ extern "C" void take(const Program* program, const Tables* tables, int threads) 
           if (memory == nullptr) rows[row] = {zeros, 1};
           else rows[row] = {memory + from * size_of(kind), kind};
         } else if (step[0] == 1) {  // a difference
-          typed(rows[step[1]], [&](auto* x) {
-            typed(rows[step[2]], [&](auto* y) {
-              for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(x + i + ahead), __builtin_prefetch(y + i + ahead);
-              for (int64_t i = 0; i < n; ++i) to[i] = wide(x[i]) - wide(y[i]);
-            });
-          });
+          const Row x = rows[step[1]], y = rows[step[2]];
+          if (x.kind == 0 && y.kind == 0) {
+            rows[row].kind = 0;
+            subtract(static_cast<const float*>(x.at), static_cast<const float*>(y.at), n,
+                     reinterpret_cast<float*>(to));
+          } else {
+            typed(x, [&](auto* x) { typed(y, [&](auto* y) { subtract(x, y, n, to); }); });
+          }
         } else if (step[0] == 2) {  // 1 where it is small
           double least;
           std::memcpy(&least, step + 2, sizeof least);
@@ -170,10 +214,8 @@ extern "C" void take(const Program* program, const Tables* tables, int threads) 
       }
     }
     for (int64_t pair = 0; pair < pair_count; ++pair) {
-      const Eight all = (found[pair][0] + found[pair][1]) + (found[pair][2] + found[pair][3]);
-      double sum = 0.0;
-      for (int i = 0; i < 8; ++i) sum += all[i];
-      parts[share * pair_count + pair] = sum;
+      const Eight* of = found[pair];
+      parts[share * pair_count + pair] = total((of[0] + of[1]) + (of[2] + of[3]));
     }
   }
   for (int64_t pair = 0; pair < pair_count; ++pair) {
