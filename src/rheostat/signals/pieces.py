@@ -154,11 +154,11 @@ class Source:
     def find(self, tensors: list[Tensor]) -> None:
         """Look at these tensors from now on."""
         layout = self._layout
-        addresses = [*map(_address, tensors)] if self._steady else None
+        strided = [*map(_layout, tensors)].count(torch.strided) == len(tensors)
+        addresses = [*map(_address, tensors)] if self._steady and strided else None
         if addresses is not None and addresses == self._addresses:
             return
         self._pieces = []
-        strided = [*map(_layout, tensors)].count(torch.strided) == len(tensors)
         found = tensors if strided and not layout.complex else [*map(real, tensors)]
         flats = [found[i].detach().reshape(-1).to(layout.dtypes[i]) for i in layout.large]
         self.large = [*map(as_piece, flats)]

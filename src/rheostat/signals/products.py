@@ -53,7 +53,7 @@ class Part:
         self._moments = {name: Source(self.layout, steady=True) for name in MOMENTS}
         self._moving = Kept(self.layout)
         """The weights, which become the update where they stand."""
-        self._last: dict[Vector, Kept] = {}
+        self._last: dict[Column, Kept] = {}
         self._known: set[Vector] = set()
         """What there is of the update before."""
         self._rows: dict[str, list[Piece]] = {}
@@ -62,7 +62,7 @@ class Part:
         self._one_pass: Sums | None = None
         self._inside = self._in_one = False
 
-    def sum_in_one(self, take: Callable[..., None] | None) -> None:
+    def sum_in_one(self, take: Callable[[int, int, int], None] | None) -> None:
         """Take all products in one pass by this function (`sums.compiled`) where it can read the
         tensors; None for vector by vector."""
         self._one_pass = None if take is None or not self.layout.host else Sums(self.params, take)
@@ -92,7 +92,7 @@ class Part:
                 cells = self._after(wanted)
         else:
             cells = one_pass.take(program)
-        self._known = wanted.keeps & self._last.keys() if wanted.keeps else set()
+        self._known = {name for name in wanted.keeps if name in self._last}
         self._grads = []
         self._inside = self._in_one = False
         return cells
@@ -153,8 +153,13 @@ class Part:
     def _program_before(self, one_pass: Sums, wanted: Wanted) -> Program | None:
         """What is to be done before the update; None where a tensor cannot be read so."""
         grads = self._grads
-        look = one_pass.look_at_some if any(map(_missing, grads)) else one_pass.look_once
-        if not one_pass.look("now", self.params) or (grads and not look("gradient", grads)):
+        if not one_pass.look("now", self.params):
+            return None
+        if any(map(_missing, grads)):
+            readable = one_pass.look_at_some("gradient", grads)
+        else:
+            readable = not grads or one_pass.look_once("gradient", cast("list[Tensor]", grads))
+        if not readable:
             return None
         there = self._look_at_moments(one_pass, wanted.moments)
         if there is None:
@@ -199,15 +204,14 @@ class Part:
         for name in names:
             found = self._find_moment(name)
             if found is None:
-                there = tuple(one for one in there if one != name)
+                there = *there[: there.index(name)], *there[there.index(name) + 1 :]
             elif not one_pass.look(name, found):
                 return None
         return there
 
     def _hold(self, one_pass: Sums, program: Program) -> None:
         for column in program.memory:
-            kept = self._moving if column == "moving" else self._memory(column)
-            one_pass.hold(column, kept.tensors)
+            one_pass.hold(column, self._memory(column).tensors)
 
     # -- what is kept from one update to the next ------------------------------------------------
 
@@ -225,7 +229,9 @@ class Part:
                     mine.copy_(theirs)
                 self._known.add(name)
 
-    def _memory(self, name: Vector) -> Kept:
+    def _memory(self, name: Column) -> Kept:
+        if name == "moving":
+            return self._moving
         if name not in self._last:
             shared = name == "last_update" and not self._apart
             self._last[name] = self._moving if shared else Kept(self.layout)

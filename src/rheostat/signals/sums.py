@@ -6,9 +6,9 @@ Sums are taken in double precision. In float32 eight products at a time are adde
 first, unless the sum over the block is below 1e-28 or above 1e37: the block's rounding errors come
 to about 1e-7 of its largest products, and partly cancel.
 
-Each tensor is cut into shares of 16,384 elements. In a share each place of a stride has a sum of its
-own; these are added in one order, and then the shares in theirs: the bits depend on neither the
-threads nor the processor.
+Each tensor is cut into shares of 16,384 elements. In a share each place of a stride has a sum of
+its own; these are added in one order, and then the shares in theirs: the bits depend on neither
+the threads nor the processor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core import compiler
-from rheostat.core.signal import Product
+from rheostat.core.signal import Product, Vector
 from rheostat.signals.sums_source import SOURCE
 
 LOST = "signals are summed vector by vector, several times slower"
@@ -37,9 +37,7 @@ SHARE = 16_384
 THREADS_FROM = 2**17
 """Elements from which threads pay."""
 
-Column = Literal[
-    "now", "gradient", "momentum", "second_moment", "moving", "last_gradient", "last_update"
-]
+Column = Vector | Literal["now", "moving"]
 """Where a vector lies: in parameters, gradients, the optimizer's state, or a monitor's memory."""
 COLUMNS: dict[Column, int] = {
     "now": 0,
@@ -63,8 +61,9 @@ _dtype, _layout, _on_host = attrgetter("dtype"), attrgetter("layout"), attrgette
 _numel = Tensor.numel
 _bytes = attrgetter("nbytes")
 
+
 @functools.cache
-def compiled() -> Callable[..., None] | None:
+def compiled() -> Callable[[int, int, int], None] | None:
     """The function, or None (said once) where there is no compiler for it."""
     library = compiler.library(SOURCE, LOST)
     if library is None:
@@ -90,7 +89,7 @@ class Program:
         self,
         columns: Mapping[str, Column],
         products: Sequence[Product],
-        least: Mapping[str, tuple[str, float]],
+        least: Mapping[str, tuple[Vector, float]],
         differences: Mapping[str, tuple[str, str]],
         kept: Mapping[str, Column],
     ) -> None:
@@ -158,7 +157,7 @@ class Sums:
         take: `compiled()`.
     """
 
-    def __init__(self, params: Sequence[Tensor], take: Callable[..., None]) -> None:
+    def __init__(self, params: Sequence[Tensor], take: Callable[[int, int, int], None]) -> None:
         self._params, self._take = params, take
         self._lengths = [*map(_numel, params)]
         count = self._count = len(params)
@@ -189,7 +188,10 @@ class Sums:
 
         They are held until the next look, so that nothing else comes to lie where they do.
         """
-        addresses = [*map(_address, tensors)]
+        try:
+            addresses = [*map(_address, tensors)]
+        except RuntimeError:  # sparse: there is not one piece of memory
+            return False
         if addresses == self._known.get(column) and [*map(_bytes, tensors)] == self._bytes[column]:
             return True
         if not self._readable(column, tensors):

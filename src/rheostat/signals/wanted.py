@@ -11,10 +11,12 @@ from rheostat.core.signal import Product, Vector
 from rheostat.signals.sums import Program
 
 Moment = Literal["momentum", "second_moment"]
-Past = Literal["last_gradient", "last_update"]
 MOMENTS: tuple[Moment, ...] = ("momentum", "second_moment")
-LAST: dict[Past, Literal["gradient", "update"]] = {"last_gradient": "gradient", "last_update": "update"}
-ZEROS: dict[str, tuple[str, float]] = {
+LAST: dict[Vector, Vector] = {
+    "last_gradient": "gradient",
+    "last_update": "update",
+}
+ZEROS: dict[str, tuple[Vector, float]] = {
     "gradient_zeros": ("gradient", 0.0),
     "second_moment_zeros": ("second_moment", 1e-16),
 }
@@ -85,7 +87,7 @@ class Wanted:
         return "weights" in _vectors(self.late)
 
     @cached_property
-    def keeps(self) -> frozenset[Past]:
+    def keeps(self) -> frozenset[Vector]:
         """What the next update needs of this one, as vectors."""
         found = _vectors(p for p in self.next if not is_past(p))
         return frozenset([vector for vector in LAST if vector in found])
