@@ -326,7 +326,7 @@ class Monitor:
             InputError: it is of other signals, parts or parameters.
 
         Warns where its sums were taken in one pass of C++, which cannot be had here: those to come
-        differ from them by about 1e-7.
+        differ from them by about 1e-6.
         """
         memory = state["memory"]
         known = {account.key: account for account in self._accounts}
@@ -337,7 +337,7 @@ class Monitor:
         if memory["one_pass"] and not self._one_pass:
             warnings.warn(
                 "the saved monitor took its sums in one pass of C++, which this one cannot: its "
-                "values go on with a difference of about 1e-7",
+                "values go on with a difference of about 1e-6",
                 stacklevel=2,
             )
         elif self._one_pass and not memory["one_pass"]:

@@ -200,14 +200,14 @@ class Part:
         self, one_pass: Sums, names: tuple[Moment, ...]
     ) -> tuple[Moment, ...] | None:
         """Those that there are; None where one cannot be read."""
-        there = names
+        there: list[Moment] = []
         for name in names:
             found = self._find_moment(name)
-            if found is None:
-                there = *there[: there.index(name)], *there[there.index(name) + 1 :]
-            elif not one_pass.look(name, found):
-                return None
-        return there
+            if found is not None:
+                if not one_pass.look(name, found):
+                    return None
+                there.append(name)
+        return tuple(there)
 
     def _hold(self, one_pass: Sums, program: Program) -> None:
         for column in program.memory:

@@ -3,8 +3,8 @@
 A program says what is done with a block of 512 elements that lies in the cache: which vectors are
 read, which are differences, which are written to memory, and of which pairs the product is summed.
 Sums are taken in double precision. In float32 eight products at a time are added in their own
-first, unless the sum over the block is below 1e-28 or above 1e37: the block's rounding errors come
-to about 1e-7 of its largest products, and partly cancel.
+first, unless the sum over the block is below 1e-28 or above 1e37: with a product's own rounding and
+two more sums that is an error of at most 11 · 2⁻²⁴ = 7e-7 of the sum of the terms' sizes.
 
 Each tensor is cut into shares of 16,384 elements. In a share each place of a stride has a sum of
 its own; these are added in one order, and then the shares in theirs: the bits depend on neither
