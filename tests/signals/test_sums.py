@@ -249,6 +249,22 @@ def test_memory_is_read_before_it_is_written() -> None:
     assert math.isnan(found[3])
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_what_is_too_large_for_a_cache_is_kept_too(offset: int) -> None:
+    take = compiled()
+    assert take is not None
+    weights = torch.randn(65 * SHARE + 700)
+    moving = torch.empty(len(weights) + 1)[offset : len(weights) + offset]
+    sums = Sums([weights], take)
+    assert sums.look("now", [weights])
+    sums.hold("moving", [moving])
+    columns: Any = {"weights": "now"}
+    program = Program(columns, [("weights", "weights")], {}, {}, {"weights": "moving"})
+    expected = float(weights.double() @ weights.double())
+    assert sums.take(program) == pytest.approx([expected], rel=1e-8)
+    assert torch.equal(moving, weights)
+
+
 def test_weights_that_became_smaller_are_not_read_beyond_their_end() -> None:
     take = compiled()
     assert take is not None

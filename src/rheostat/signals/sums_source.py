@@ -143,6 +143,18 @@ void copy(const X* from, T* to, int64_t n) {
 }
 void copy(const float* from, float* to, int64_t n) { std::memcpy(to, from, n * sizeof *to); }
 
+// What no cache holds is written past it: its lines need not be read first.
+bool copy_past(const float* from, float* to, int64_t n) {
+#ifdef __AVX512F__
+  if (n == block && reinterpret_cast<uintptr_t>(to) % 64 == 0) {
+    for (int64_t i = 0; i < block; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+    _mm_sfence();
+    return true;
+  }
+#endif
+  return false;
+}
+
 int64_t size_of(int64_t kind) { return kind == 0 ? 4 : kind == 1 ? 8 : 2; }
 
 struct Program {
@@ -162,6 +174,7 @@ extern "C" void take(const Program* program, const Tables* tables, int threads) 
   char* const* addresses = tables->addresses;
   double* parts = tables->parts;
   static const double zeros[block] = {};
+  const bool large = share_count > 64;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t share = 0; share < share_count; ++share) {
     const int64_t tensor = shares[3 * share];
@@ -207,7 +220,11 @@ extern "C" void take(const Program* program, const Tables* tables, int threads) 
       for (int64_t one = 0; one < program->store_count; ++one) {
         const int64_t entry = stores[2 * one + 1] * tensors + tensor, kind = kinds[entry];
         char* memory = addresses[entry] + from * size_of(kind);
-        typed(rows[stores[2 * one]], [&](auto* x) {
+        const Row row = rows[stores[2 * one]];
+        if (large && kind == 0 && row.kind == 0 &&
+            copy_past(static_cast<const float*>(row.at), reinterpret_cast<float*>(memory), n))
+          continue;
+        typed(row, [&](auto* x) {
           if (kind == 0) copy(x, reinterpret_cast<float*>(memory), n);
           else copy(x, reinterpret_cast<double*>(memory), n);
         });
