@@ -225,6 +225,9 @@ class Sums:
         strided = [*map(_layout, tensors)].count(torch.strided)
         if not _PLAIN.issuperset(map(type, tensors)) or strided < len(tensors):
             return False
+        # More must not be read than is there.
+        if not all(map(_contiguous, tensors)) or [*map(_numel, tensors)] != self._lengths:
+            return False
         dtypes = [*map(_dtype, tensors)]
         if dtypes != self._dtypes.get(column):
             if not KINDS.keys() >= {*dtypes} or not all(map(_on_host, tensors)):
@@ -233,8 +236,7 @@ class Sums:
             at = COLUMNS[column] * self._count
             kinds = array.array("q", [KINDS[dtype] for dtype in dtypes])
             self._kinds[at : at + self._count] = kinds
-        # More must not be read than is there.
-        return all(map(_contiguous, tensors)) and [*map(_numel, tensors)] == self._lengths
+        return True
 
     def _put(self, column: Column, addresses: list[int]) -> None:
         if addresses != self._known.get(column):
