@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import rheostat as rs
+from rheostat.core import compiler
 from rheostat.core.errors import InputError
-from rheostat.optimizers import native
 from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.kernels import COMPILE_FROM
 from rheostat.optimizers.tracing import traced
@@ -124,8 +124,8 @@ def test_the_mode_follows_from_the_rule_and_the_sizes(monkeypatch: pytest.Monkey
         rs.optimizer("lion", [small], mode="fast")
 
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "CXX"})
-    monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    native._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
+    compiler._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler found"):
         assert rs.optimizer("lion", [large]).param_groups[0]["mode"] == "eager"
     with warnings.catch_warnings():

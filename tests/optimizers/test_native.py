@@ -17,7 +17,6 @@ from torch import nn
 
 import rheostat as rs
 from rheostat.core.transform import Hyper, State, Transform
-from rheostat.optimizers import native
 from rheostat.optimizers.native import NativeKernel
 
 SAME_BITS = ["lion", "signum", "sgd", "rprop", "sophia", "asgd", "prodigy", "schedule_free_sgd"]
@@ -251,15 +250,6 @@ def test_the_library_is_kept_and_a_spoilt_one_is_made_anew(tmp_path: Path) -> No
     again = _child(tmp_path)
     assert (again.stdout, again.stderr) == ("[0.0, 0.0, 0.0]\n", "")
     assert library.stat().st_size > 1000
-
-
-def test_a_folder_of_somebody_elses_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(PermissionError, match="belongs to another user"):
-        native._cache()
 
 
 def test_nothing_is_allocated_for_a_step() -> None:

@@ -17,6 +17,8 @@ from rheostat.core.signal import Memory, Product, Reading, Signal
 from rheostat.signals import pieces
 from rheostat.signals.monitor import Monitor
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, Make] = {

@@ -18,6 +18,8 @@ from rheostat.core.errors import InputError
 from rheostat.core.signal import Memory, Product, Reading, Signal
 from rheostat.signals.monitor import Monitor
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 LOSSES = ["loss_fast", "loss_slow", "loss_slope", "loss_significance", "skip_rate"]
 EVERYTHING = [*DEFINITIONS, "page_hinkley", "kolmogorov_smirnov", "validation_plateau"]
 

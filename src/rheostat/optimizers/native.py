@@ -2,7 +2,7 @@
 
 Nothing is gathered, copied or allocated but the addresses: one call runs through the tensors where
 they lie, small and large. The compiler is called once for a rule on a machine, and takes about a
-second; the library is kept in the user's cache.
+second (`core.compiler`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,14 @@ from __future__ import annotations
 import array
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from rheostat.core import compiler
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.assignments import UnsupportedError
 from rheostat.optimizers.cpp import source
@@ -35,11 +28,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-_FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    # What lets square roots and choices be vectorized, and keeps every rounding torch's.
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-)
+LOST = "rules that torch has no fused kernel for run eagerly, several times slower"
 
 Run = Callable[[int, int, int, int, int, int], None]
 
@@ -173,27 +162,14 @@ def _source(graph: Traced, wide: tuple[bool, ...], doubles: tuple[bool, ...]) ->
 
 def compiler_at_hand() -> bool:
     """Whether there is a C++ compiler; says once what is lost without one."""
-    if _compiler() is None:
-        _warn_once("no C++ compiler found: install g++")
-        return False
-    return True
-
-
-def _compiler() -> str | None:
-    """`CXX`, g++ or clang++; None where there is none."""
-    named = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
-    return next(filter(None, map(shutil.which, named)), None)
+    return compiler.at_hand(LOST)
 
 
 @functools.cache
 def _library(text: str) -> Mapping[torch.dtype, Run] | None:
-    """The functions of a source, compiled if the cache has them not; None (said once) where that
-    fails."""
-    try:
-        loaded = _loaded(text)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or error
-        _warn_once(str(said).strip().partition("\n")[0])
+    """The functions of a source; None (said once) where it cannot be compiled."""
+    loaded = compiler.library(text, LOST)
+    if loaded is None:
         return None
     found: dict[torch.dtype, Run] = {}
     for dtype, name in ((torch.float32, "run_float"), (torch.float64, "run_double")):
@@ -202,78 +178,3 @@ def _library(text: str) -> Mapping[torch.dtype, Run] | None:
         function.restype = None
         found[dtype] = function
     return found
-
-
-def _loaded(text: str) -> ctypes.CDLL:
-    """The library; one that cannot be read is made anew, once."""
-    path = _built(text)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_built(text)))
-
-
-def _built(text: str) -> Path:
-    """The shared library of a source, in the user's cache."""
-    command = _command()
-    key = hashlib.sha256("\n".join([text, *command, _machine()]).encode()).hexdigest()[:32]
-    path = _cache() / f"{key}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            code, made = Path(folder, "rule.cpp"), Path(folder, "rule.so")
-            code.write_text(text)
-            subprocess.run(
-                [*command, str(code), "-o", str(made), *_libraries()],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            made.replace(path)  # whole or not there, whoever else compiles it now
-    return path
-
-
-@functools.cache
-def _command() -> list[str]:
-    found = _compiler()
-    if found is None:
-        raise FileNotFoundError("no C++ compiler")
-    wide = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
-    return [found, *_FLAGS, *wide]
-
-
-def _libraries() -> list[str]:
-    """glibc's vectors of exp and log are a library of their own."""
-    glibc = platform.libc_ver()[0] == "glibc"
-    return ["-lmvec", "-lm"] if glibc and platform.machine() == "x86_64" else ["-lm"]
-
-
-@functools.cache
-def _machine() -> str:
-    """What a compiled library depends on besides its source: the compiler and the processor."""
-    version = subprocess.run(
-        [_command()[0], "--version"], check=True, capture_output=True, text=True, timeout=30
-    ).stdout
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        flags = platform.processor()
-    return f"{version}\n{flags}"
-
-
-def _cache() -> Path:
-    """The folder of compiled rules, the user's own: what lies there is run."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base, "rheostat", "kernels")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.name == "posix" and (found := folder.stat()).st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user ({found.st_uid})")
-    return folder
-
-
-@functools.cache
-def _warn_once(reason: str) -> None:
-    said = "rules that torch has no fused kernel for run eagerly, several times slower"
-    warnings.warn(f"no compiled kernels ({reason}); {said}", stacklevel=2)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rheostat.core.errors import InputError
 from rheostat.core.signal import Memory, Product, Reading, Signal
-from rheostat.signals.products import Wanted
+from rheostat.signals.wanted import Wanted
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Account:
     def products(self, wanted: Wanted, numbers: Sequence[float]) -> dict[Product, float]:
         """The products of a step, from its numbers in the order in which `Part` takes them."""
         found = dict(zip(wanted.taken, numbers, strict=False))
+        if not (wanted.over or wanted.next or self.over):
+            return found
         for product in wanted.over:
             found[product] = self.over.get(product, math.nan)
         self.over = dict(zip(wanted.soon_over, numbers[len(wanted.taken) :], strict=True))

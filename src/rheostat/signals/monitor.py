@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import ChainMap, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,7 +21,9 @@ from rheostat.signals.activations import Activations
 from rheostat.signals.late import Numbers
 from rheostat.signals.observation import Observation, Per
 from rheostat.signals.order import named
-from rheostat.signals.products import LAST, Cells, Part, Wanted, needs_both
+from rheostat.signals.products import Cells, Part
+from rheostat.signals.sums import compiled
+from rheostat.signals.wanted import LAST, Wanted, needs_both
 
 LAG = 4
 """Steps after which numbers on an accelerator are read."""
@@ -108,8 +110,12 @@ class Monitor:
         self._optimizer = optimizer
         self._observed = None if optimizer is None else Observation(optimizer, model)
         self._parts = self._make_parts(per)
-        host = all(part.layout.host for part in self._parts.values())
-        self.lag = (0 if host else LAG) if lag is None else lag
+        self._host = all(part.layout.host for part in self._parts.values())
+        self.lag = (0 if self._host else LAG) if lag is None else lag
+        self._one_pass = False
+        """Whether sums are taken in one pass of C++; a resumed monitor goes on as it began."""
+        if self._host and self._parts:
+            self._sum_in_one(compiled())
         self._accounts = open_accounts(
             self.signals, {key: part.layout.size for key, part in self._parts.items()}
         )
@@ -135,6 +141,11 @@ class Monitor:
             for key, at in seen.parts(per).items()
         }
 
+    def _sum_in_one(self, take: Callable[[int, int, int], None] | None) -> None:
+        self._one_pass = take is not None
+        for part in self._parts.values():
+            part.sum_in_one(take)
+
     def _watch(self, model: nn.Module | None) -> Activations | None:
         names = [n for n, s in self.signals.items() if {*s.reported} & {*Activations.REPORTS}]
         if not names:
@@ -159,7 +170,8 @@ class Monitor:
 
     def _due_at(self, step: int) -> Due:
         key = step % self._cycle
-        if key not in self._dues:
+        known = self._dues.get(key)
+        if known is None:
             here, after = (
                 {n: s for n, s in self.signals.items() if not _on_report(s) and s.due(at)}
                 for at in (step, step + 1)
@@ -168,19 +180,18 @@ class Monitor:
             silent = tuple((n, s) for n, s in here.items() if not s.reported)
             if len(self._dues) == MANY:
                 self._dues.clear()
-            self._dues[key] = Due(frozenset(here), wanted, silent)
-        return self._dues[key]
+            known = self._dues[key] = Due(frozenset(here), wanted, silent)
+        return known
 
     # -- around a step ---------------------------------------------------------------------------
 
     def before_step(self) -> None:
         """Look at gradients, weights and moments, as far as something is due."""
-        coming = self.coming
+        coming = self.step + len(self._attempts) + 1
         due = self._due_at(coming)
         self._present = None
         if not due.idle:
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is taken again
-                taken = [part.before(due.wanted) for part in self._parts.values()]
+            taken = [part.before(due.wanted) for part in self._parts.values()]
             self._present = coming, due, taken
 
     def after_step(
@@ -202,23 +213,29 @@ class Monitor:
         if applied is None:
             last = None if self.lag else getattr(self._optimizer, "last_step", None)
             applied = True if last is None else bool(last.applied)
+        if present is None and not (reported or self.lag or self._activations):
+            self.step += bool(applied)
+            self.fresh = frozenset()
+            return self.values
         said = dict(reported) if reported else {}
         if self._activations is not None:
             said |= self._activations.reading()
         at, due, taken = present or (0, _IDLE, [])
         if taken:
-            with np.errstate(over="ignore", invalid="ignore"):
-                for cells, part in zip(taken, self._parts.values(), strict=True):
-                    cells.extend(part.after(due.wanted))
+            for cells, part in zip(taken, self._parts.values(), strict=True):
+                cells.extend(part.after(due.wanted))
         if self.lag:
-            flat = [addend for cells in taken for product in cells for addend in product]
-            lengths = [[len(product) for product in cells] for cells in taken]
+            addends = [[*map(_addends, cells)] for cells in taken]
+            flat = [addend for cells in addends for product in cells for addend in product]
+            lengths = [[len(product) for product in cells] for cells in addends]
             numbers = Numbers([applied, loss, *said.values(), *flat])
             self._attempts.append(Attempt(at, tuple(said), lengths, numbers))
             if len(self._attempts) > self.lag:
                 self._read(self._attempts.popleft())
         else:
-            self._conclude(due, applied, loss, said, [[c[0] for c in cells] for cells in taken])
+            if not self._host:
+                taken = [[sum(map(_number, _addends(c))) for c in cells] for cells in taken]
+            self._conclude(due, applied, loss, said, taken)
         return self.values
 
     def _read(self, attempt: Attempt) -> None:
@@ -292,7 +309,8 @@ class Monitor:
             for attempt in self._attempts
         ]
         accounts = {account.key: account.written() for account in self._accounts}
-        memory = {"step": self.step, "fresh": sorted(self.fresh), "accounts": accounts}
+        memory: dict[str, Any] = {"step": self.step, "fresh": sorted(self.fresh)}
+        memory |= {"one_pass": self._one_pass, "accounts": accounts}
         tensors: dict[str, Tensor] = {}
         wanted = self._due_at(self.coming - 1).wanted
         for names, part in self._named_parts():
@@ -306,6 +324,9 @@ class Monitor:
 
         Raises:
             InputError: it is of other signals, parts or parameters.
+
+        Warns where its sums were taken in one pass of C++, which cannot be had here: those to come
+        differ from them by about 1e-6.
         """
         memory = state["memory"]
         known = {account.key: account for account in self._accounts}
@@ -313,6 +334,14 @@ class Monitor:
             raise InputError("the saved monitor measured other parts; give it the same per=")
         for key, saved in memory["accounts"].items():
             known[key].put_back(saved)
+        if memory["one_pass"] and not self._one_pass:
+            warnings.warn(
+                "the saved monitor took its sums in one pass of C++, which this one cannot: its "
+                "values go on with a difference of about 1e-6",
+                stacklevel=2,
+            )
+        elif self._one_pass and not memory["one_pass"]:
+            self._sum_in_one(None)
         self.step, self.fresh = memory["step"], frozenset(memory["fresh"])
         self._attempts = deque(
             Attempt(one["at"], tuple(one["reported"]), one["lengths"], Numbers(one["numbers"]))
@@ -339,6 +368,10 @@ class Monitor:
 def _on_report(signal: Signal) -> bool:
     """Whether it waits for a report and nothing else, and so is due whenever that comes."""
     return bool(signal.reported) and not signal.products
+
+
+def _addends(cell: Cells) -> list[Any]:
+    return cast("list[Any]", cell) if isinstance(cell, list) else [cell]
 
 
 def _number(value: Tensor | float) -> float:

@@ -8,6 +8,7 @@ so what is computed with them is written once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -153,11 +154,11 @@ class Source:
     def find(self, tensors: list[Tensor]) -> None:
         """Look at these tensors from now on."""
         layout = self._layout
-        addresses = [*map(_address, tensors)] if self._steady else None
+        strided = [*map(_layout, tensors)].count(torch.strided) == len(tensors)
+        addresses = [*map(_address, tensors)] if self._steady and strided else None
         if addresses is not None and addresses == self._addresses:
             return
         self._pieces = []
-        strided = [*map(_layout, tensors)].count(torch.strided) == len(tensors)
         found = tensors if strided and not layout.complex else [*map(real, tensors)]
         flats = [found[i].detach().reshape(-1).to(layout.dtypes[i]) for i in layout.large]
         self.large = [*map(as_piece, flats)]
@@ -224,6 +225,7 @@ class Kept:
         for mine, theirs in zip(self.pieces, pieces, strict=True):
             put(mine, theirs)
 
+    @cached_property
     def tensors(self) -> list[Tensor]:
         """Each tensor, in its shape, in the order of the layout; the memory is shared."""
         layout = self._layout

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,118 +14,18 @@ from torch import Tensor
 
 from rheostat.core.signal import Product, Vector
 from rheostat.signals.pieces import Kept, Layout, Piece, Source
+from rheostat.signals.sums import Column, Program, Sums
+from rheostat.signals.wanted import LAST, MOMENTS, ZEROS, Moment, Wanted
 
-Cells = list[Any]
-"""The addends of one product, whose sum is taken in float64, on the host: where all is there, one
-number, else 0-dimensional tensors, one a piece. What could not be measured is NaN."""
-
-MOMENTS: tuple[Vector, ...] = ("momentum", "second_moment")
-LAST: dict[Vector, Vector] = {"last_gradient": "gradient", "last_update": "update"}
-_ZEROS: dict[Vector, tuple[Vector, float]] = {
-    "gradient_zeros": ("gradient", 0.0),
-    "second_moment_zeros": ("second_moment", 1e-16),
-}
+Cells = Any
+"""One product: a number, where the host has it. Else the addends, whose sum is taken in float64 on
+the host: 0-dimensional tensors, one a piece. What could not be measured is NaN."""
 
 _gradient = attrgetter("grad")
 _missing = partial(is_, None)
 
 _LOW, _HIGH = 1e-30, 1e38
 """Outside these (the lower one times the number of elements) what float32 lost may count."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be taken in one update, for this one and for the next."""
-
-    products: tuple[Product, ...] = ()
-    next: tuple[Product, ...] = ()
-    """Those of the next update, of which some need this one's gradient or update."""
-
-    @cached_property
-    def early(self) -> tuple[Product, ...]:
-        """Products without the weights and the update: taken before the weights are copied."""
-        rest = [p for p in self.products if "weights" not in p and "update" not in p]
-        return tuple(p for p in rest if not is_past(p))
-
-    @cached_property
-    def held(self) -> tuple[Product, ...]:
-        """Products with the weights, but not the update."""
-        return tuple(p for p in self.products if "weights" in p and "update" not in p)
-
-    @cached_property
-    def late(self) -> tuple[Product, ...]:
-        """Products with the update."""
-        return tuple(p for p in self.products if "update" in p)
-
-    @cached_property
-    def over(self) -> tuple[Product, ...]:
-        """Products of both vectors of the update before, whose values are known since then."""
-        return tuple(p for p in self.products if is_past(p))
-
-    @cached_property
-    def soon_over(self) -> tuple[Product, ...]:
-        """The same of the next update."""
-        return tuple(p for p in self.next if is_past(p))
-
-    @cached_property
-    def ahead(self) -> tuple[Product, ...]:
-        """`soon_over`, under the names that they have in this update."""
-        return tuple((LAST[a], LAST[b]) for a, b in self.soon_over)
-
-    @cached_property
-    def taken(self) -> tuple[Product, ...]:
-        """The products that `Part` takes for this update, in the order in which it does."""
-        return (*self.early, *self.held, *self.late)
-
-    @cached_property
-    def vectors(self) -> frozenset[Vector]:
-        """All vectors of which products are taken in this update."""
-        return _vectors((*self.taken, *self.ahead))
-
-    @cached_property
-    def late_moments(self) -> tuple[Vector, ...]:
-        """Moments beside the update: those after it."""
-        return tuple(name for name in MOMENTS if name in _vectors(self.late))
-
-    @cached_property
-    def weights_now(self) -> bool:
-        """Whether the weights after the update are looked at, for products with it."""
-        return "weights" in _vectors(self.late)
-
-    @cached_property
-    def keeps(self) -> frozenset[Vector]:
-        """What the next update needs of this one, as vectors."""
-        found = _vectors(p for p in self.next if not is_past(p))
-        return frozenset(vector for vector in LAST if vector in found)
-
-    @cached_property
-    def gradient(self) -> bool:
-        """Whether the gradient is looked at."""
-        return "gradient" in self.vectors or "last_gradient" in self.keeps
-
-    @cached_property
-    def update(self) -> bool:
-        """Whether the update is taken."""
-        return "update" in self.vectors or "last_update" in self.keeps
-
-
-def is_past(product: Product) -> bool:
-    """Whether both vectors are those of the update before."""
-    return product[0] in LAST and product[1] in LAST
-
-
-def needs_both(products: Iterable[Product]) -> bool:
-    """Whether the last update must live on beside the weights, from which this one is made."""
-    return any(
-        "last_update" in product and ("weights" in product or "update" in product)
-        for product in products
-    )
-
-
-def _vectors(products: Iterable[Product]) -> frozenset[Vector]:
-    found: set[Vector] = {vector for product in products for vector in product}
-    found |= {_ZEROS[vector][0] for vector in found if vector in _ZEROS}
-    return frozenset(found)
 
 
 class Part:
@@ -154,38 +53,69 @@ class Part:
         self._moments = {name: Source(self.layout, steady=True) for name in MOMENTS}
         self._moving = Kept(self.layout)
         """The weights, which become the update where they stand."""
-        self._last: dict[Vector, Kept] = {}
+        self._last: dict[Column, Kept] = {}
+        self._known: set[Vector] = set()
+        """What there is of the update before."""
         self._rows: dict[str, list[Piece]] = {}
-        self._inside = False
+        self._grads: list[Tensor | None] = []
+        """The gradients, from before the update until after it."""
+        self._one_pass: Sums | None = None
+        self._inside = self._in_one = False
+
+    def sum_in_one(self, take: Callable[[int, int, int], None] | None) -> None:
+        """Take all products in one pass by this function (`sums.compiled`) where it can read the
+        tensors; None for vector by vector."""
+        self._one_pass = None if take is None or not self.layout.host else Sums(self.params, take)
 
     # -- around one update -----------------------------------------------------------------------
 
     def before(self, wanted: Wanted) -> list[Cells]:
         """The products of `wanted.early` and `wanted.held`."""
-        needed, rows = wanted.vectors, self._rows
         if self._inside:  # `after` was never called: what was kept is half overwritten
-            self._last.clear()
-        rows.clear()
-        for name, kept in self._last.items():
-            rows[name] = kept.pieces
-        if wanted.gradient:
-            rows["gradient"] = self._gradient.look(self._gradients())
-        for name in MOMENTS:
-            if name in needed:
-                self._see_moment(name)
+            self._known.clear()
+        self._inside = True
+        self._grads = [*map(_gradient, self.params)] if wanted.gradient else []
+        one_pass = self._one_pass
+        program = None if one_pass is None else self._program_before(one_pass, wanted)
+        self._in_one = program is not None
+        if one_pass is None or program is None:
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is taken again
+                return self._before(wanted)
+        return one_pass.take(program)
+
+    def after(self, wanted: Wanted) -> list[Cells]:
+        """The products of `wanted.late` and `wanted.ahead`."""
+        one_pass = self._one_pass if self._in_one else None
+        program = None if one_pass is None else self._program_after(one_pass, wanted)
+        if one_pass is None or program is None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                cells = self._after(wanted)
+        else:
+            cells = one_pass.take(program)
+        self._known = {name for name in wanted.keeps if name in self._last}
+        self._grads = []
+        self._inside = self._in_one = False
+        return cells
+
+    # -- vector by vector ------------------------------------------------------------------------
+
+    def _before(self, wanted: Wanted) -> list[Cells]:
+        self._look(wanted)
+        for name in wanted.moments:
+            self._see_moment(name)
         cells = self._products(wanted.early)
         if wanted.update:
             self._weights.find(self.params)
             self._moving.take(self._weights)
-            rows["weights"] = self._moving.pieces
-        elif "weights" in needed:
-            rows["weights"] = self._weights.look(self.params)
-        self._inside = True
+            self._rows["weights"] = self._moving.pieces
+        elif "weights" in wanted.vectors:
+            self._rows["weights"] = self._weights.look(self.params)
         return cells + self._products(wanted.held)
 
-    def after(self, wanted: Wanted) -> list[Cells]:
-        """The products of `wanted.late` and `wanted.ahead`."""
+    def _after(self, wanted: Wanted) -> list[Cells]:
         rows = self._rows
+        if self._in_one:  # until now
+            self._look(wanted)
         if wanted.update:
             self._weights.find(self.params)
             self._moving.take_away(self._weights)
@@ -205,25 +135,103 @@ class Part:
             self._memory("last_gradient").copy(rows["gradient"])
         self._gradient.forget()
         rows.clear()
-        self._inside = False
         return cells
+
+    def _look(self, wanted: Wanted) -> None:
+        """Open the rows of what is known before the update."""
+        rows = self._rows
+        rows.clear()
+        for name in self._known:
+            rows[name] = self._last[name].pieces
+        if wanted.gradient:
+            pairs = zip(self._grads, self.params, strict=True)
+            grads = [torch.zeros_like(p) if g is None else g for g, p in pairs]
+            rows["gradient"] = self._gradient.look(grads)
+
+    # -- the same in one pass --------------------------------------------------------------------
+
+    def _program_before(self, one_pass: Sums, wanted: Wanted) -> Program | None:
+        """What is to be done before the update; None where a tensor cannot be read so."""
+        grads = self._grads
+        if not one_pass.look("now", self.params):
+            return None
+        if any(map(_missing, grads)):
+            readable = one_pass.look_at_some("gradient", grads)
+        else:
+            readable = not grads or one_pass.look_once("gradient", cast("list[Tensor]", grads))
+        if not readable:
+            return None
+        there = self._look_at_moments(one_pass, wanted.moments)
+        if there is None:
+            return None
+        known = self._known
+        key = (there, *sorted(known)) if known else there
+        program = wanted.before.get(key)
+        if program is None:
+            columns: dict[str, Column] = {name: name for name in (*there, *known)}
+            columns |= {"weights": "now", "gradient": "gradient"}
+            kept: dict[str, Column] = {"weights": "moving"} if wanted.update else {}
+            products = *wanted.early, *wanted.held
+            program = wanted.before[key] = Program(columns, products, ZEROS, {}, kept)
+        self._hold(one_pass, program)
+        return program
+
+    def _program_after(self, one_pass: Sums, wanted: Wanted) -> Program | None:
+        """The same of what is to be done after it."""
+        if not one_pass.look("now", self.params):
+            return None
+        there = self._look_at_moments(one_pass, wanted.late_moments)
+        if there is None:
+            return None
+        known = self._known
+        key = (there, *sorted(known)) if known else there
+        program = wanted.after.get(key)
+        if program is None:
+            columns: dict[str, Column] = {name: name for name in (*there, *known)}
+            columns |= {"weights": "moving", "now": "now", "gradient": "gradient"}
+            products = *wanted.late, *wanted.ahead
+            update = {"update": ("weights", "now")}
+            kept: dict[str, Column] = {LAST[name]: name for name in sorted(wanted.keeps)}
+            program = wanted.after[key] = Program(columns, products, ZEROS, update, kept)
+        self._hold(one_pass, program)
+        return program
+
+    def _look_at_moments(
+        self, one_pass: Sums, names: tuple[Moment, ...]
+    ) -> tuple[Moment, ...] | None:
+        """Those that there are; None where one cannot be read."""
+        there: list[Moment] = []
+        for name in names:
+            found = self._find_moment(name)
+            if found is not None:
+                if not one_pass.look(name, found):
+                    return None
+                there.append(name)
+        return tuple(there)
+
+    def _hold(self, one_pass: Sums, program: Program) -> None:
+        for column in program.memory:
+            one_pass.hold(column, self._memory(column).tensors)
 
     # -- what is kept from one update to the next ------------------------------------------------
 
     def kept(self, wanted: Wanted) -> dict[Vector, list[Tensor]]:
         """The vectors that the update after `wanted` needs of it, as a tensor a parameter."""
-        return {name: self._last[name].tensors() for name in wanted.keeps if name in self._last}
+        return {name: self._last[name].tensors for name in self._known & wanted.keeps}
 
     def put_back(self, kept: dict[Vector, list[Tensor | None]]) -> None:
         """What `kept` gave, from whatever device; what it did not give is not known any more."""
-        self._last.clear()
+        self._known.clear()
         for name, tensors in kept.items():
             whole = [tensor for tensor in tensors if tensor is not None]
             if len(whole) == len(tensors):
-                for mine, theirs in zip(self._memory(name).tensors(), whole, strict=True):
+                for mine, theirs in zip(self._memory(name).tensors, whole, strict=True):
                     mine.copy_(theirs)
+                self._known.add(name)
 
-    def _memory(self, name: Vector) -> Kept:
+    def _memory(self, name: Column) -> Kept:
+        if name == "moving":
+            return self._moving
         if name not in self._last:
             shared = name == "last_update" and not self._apart
             self._last[name] = self._moving if shared else Kept(self.layout)
@@ -251,25 +259,25 @@ class Part:
         for a, b in products:
             x, y = rows.get(a), rows.get(b)
             if x is None or y is None:
-                found.append(self._cells(a, b))
+                found.append(sum(self._cells(a, b)))
                 continue
             if len(x) == 1:
                 total = float(x[0].dot(y[0]))
             else:
                 total = sum([float(mine.dot(other)) for mine, other in zip(x, y, strict=True)])
-            found.append([total] if low < abs(total) < _HIGH else [_in_double(x, y)])
+            found.append(total if low < abs(total) < _HIGH else _in_double(x, y))
         return found
 
-    def _cells(self, a: str, b: str) -> Cells:
+    def _cells(self, a: str, b: str) -> list[Any]:
+        """The addends of a product."""
         if a == "one" == b:
             return [float(self.layout.size)]
         if {a, b} == {"update", "weights"}:
             # The weights before are the weights now and the update together.
-            cells = [*self._cells("update", "now"), *self._cells("update", "update")]
-            return [sum(cells)] if self.layout.host else cells
+            return [*self._cells("update", "now"), *self._cells("update", "update")]
         if "one" in (a, b):
             x = self._row(a if b == "one" else b)
-            return [math.nan] if x is None else self._sums(x)
+            return [math.nan] if x is None else self._added(x)
         x, y = self._row(a), self._row(b)
         if x is None or y is None:
             return [math.nan]
@@ -277,18 +285,18 @@ class Part:
             return [_in_double(x, y)]
         return [mine.dot(other) for mine, other in zip(x, y, strict=True)]
 
-    def _sums(self, x: list[Piece]) -> Cells:
+    def _added(self, x: list[Piece]) -> list[Any]:
         """Sums of elements: numpy's are slower than a product with ones."""
         cells = [
             mine.sum() if ones is None else mine.dot(ones)
             for mine, ones in zip(x, self._ones, strict=True)
         ]
-        return [sum(map(float, cells))] if self.layout.host else cells
+        return [*map(float, cells)] if self.layout.host else cells
 
     def _row(self, name: str) -> list[Piece] | None:
-        if name not in _ZEROS:
+        if name not in ZEROS:
             return self._rows.get(name)
-        source, least = _ZEROS[name]
+        source, least = ZEROS[name]
         pieces = self._rows.get(source)
         return None if pieces is None else [_at_most(piece, least) for piece in pieces]
 
