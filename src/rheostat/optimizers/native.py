@@ -60,6 +60,7 @@ class NativeKernel:
         if measuring is not None and (text := program(rule, measuring)) is not None:
             self._measuring = measuring, text
         self._measured = graph.measured
+        self.finishes = graph.finishes
         self._names = tuple(rule.buffers)
         self._doubles = {name for name, buffer in rule.buffers.items() if _is_double(buffer)}
 

@@ -76,7 +76,7 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
             waiting += batch
             continue
         kernel.run(batch)
-        acts = any(piece.after is not None for piece in batch[0].pieces)
+        acts = not kernel.finishes and any(piece.after for piece in batch[0].pieces)
         for item in batch:
             item.position = len(item.pieces)
             if acts:

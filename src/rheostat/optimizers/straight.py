@@ -35,6 +35,8 @@ class Batch:
 class BatchKernel(Protocol):
     """A kernel that needs no items."""
 
+    finishes: bool
+
     def can(self, numbers: Mapping[str, Any]) -> bool:
         """Whether it can run with these numbers."""
         ...
@@ -62,7 +64,7 @@ def columns_of(rules: Sequence[Transform], held: Sequence[Held]) -> list[Column]
         kernel = members[0].kernel
         if (
             not isinstance(kernel, BatchKernel)
-            or not _straight(rules[group])
+            or not _straight(rules[group], kernel)
             or any(one.kernel is not kernel or not one.param.is_cpu for one in members)
             or len({one.param.dtype for one in members}) > 1
         ):
@@ -72,11 +74,12 @@ def columns_of(rules: Sequence[Transform], held: Sequence[Held]) -> list[Column]
     return made
 
 
-def _straight(rule: Transform) -> bool:
-    """Whether a kernel is all that the rule needs."""
+def _straight(rule: Transform, kernel: BatchKernel) -> bool:
+    """Whether the kernel is all that the rule needs."""
     return (
         not rule.scalars
-        and not any(p.measure or p.after or p.probe or p.search for p in rule.pieces)
+        and (kernel.finishes or not any(p.after for p in rule.pieces))
+        and not any(p.measure or p.probe or p.search for p in rule.pieces)
         and not any(buffer.fill == "param" for buffer in rule.buffers.values())
     )
 

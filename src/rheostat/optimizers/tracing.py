@@ -43,6 +43,9 @@ class Scalar:
     def __neg__(self) -> Scalar:
         return Scalar(lambda numbers: -self.value(numbers))
 
+    def __abs__(self) -> Scalar:
+        return Scalar(lambda numbers: abs(self.value(numbers)))
+
     def __bool__(self) -> bool:
         raise TypeError("a rule that branches on a hyperparameter cannot be compiled")
 
@@ -162,7 +165,8 @@ class Traced:
     `graph(param, update, *buffers, vector)` moves `param` and writes the buffers, all flat and of
     one length (but for buffers of one number). `vector` is what `numbers` gives. Where the rule
     measures, `measuring` is another of the same inputs, which writes nothing, and gives of one
-    parameter what is summed over all under the names `measured`.
+    parameter what is summed over all under the names `measured`. `finishes` says that it contains
+    what pieces do once the parameter has moved, where they do something.
     """
 
     graph: fx.GraphModule
@@ -170,6 +174,7 @@ class Traced:
     _prologue: fx.GraphModule
     measured: tuple[str, ...] = ()
     measuring: Traced | None = None
+    finishes: bool = True
 
     def numbers(self, known: Numbers, sums: Mapping[str, Tensor]) -> Tensor:
         """The inputs that the graph has beside tensors, one vector in float64: from the
@@ -244,7 +249,8 @@ def traced(rule: Transform) -> Traced | None:
     for buffer in rule.buffers.values():
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
-    key = tuple((p.name, _constants(p.update), _constants(p.measure)) for p in rule.pieces)
+    verbs = [(p.update, p.measure, p.after) for p in rule.pieces]
+    key = tuple((p.name, *map(_constants, of)) for p, of in zip(rule.pieces, verbs, strict=True))
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
@@ -275,10 +281,24 @@ def _trace(rule: Transform) -> Traced | None:
         def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
             param.sub_(_through(rule.pieces, update, state, param, hyper))
 
+        def finish(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+            move(update, state, param, hyper)
+            for piece in rule.pieces:
+                moved = param if piece.after is None else piece.after(param, state, hyper)
+                if moved is not param:
+                    param.copy_(moved)
+
         update = _graph(rule, move, measured)
     except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
         return None
-    return replace(update, measuring=measuring)
+    update = replace(update, measuring=measuring)
+    if not any(piece.after for piece in rule.pieces):
+        return update
+    try:
+        whole = _graph(rule, finish, measured)
+    except (TypeError, RuntimeError):
+        return replace(update, finishes=False)
+    return replace(whole, measuring=measuring)
 
 
 def _measured(
