@@ -140,8 +140,8 @@ class _Writer:
         return [v for v in self._rule.values if not v.wide and id(v) in used]
 
     def _together(self, number: int) -> int:
-        """How many shares a pass runs through side by side: two where it only reads, which gets a
-        quarter more from the memory; what also writes is no faster for it."""
+        """How many shares a pass runs through side by side: two where it only reads, which gets
+        more from the memory; what also writes is no faster for it."""
         return 1 if self._rule.writes_of(number) else 2
 
     def _pass(self, number: int) -> list[str]:
