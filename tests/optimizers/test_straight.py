@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import rheostat as rs
-from rheostat.core.transform import Transform
+from rheostat.core.transform import Transform, identity
 from rheostat.optimizers import straight
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.straight import Column
@@ -91,7 +91,7 @@ def _doubled(param: Tensor, state: Any, hyper: Any) -> Tensor:
     "rule",
     [
         rs.chain(rs.transforms.clip_by_global_norm(1.0), rs.transforms.scale_by_adam()),
-        rs.chain(rs.transforms.scale_by_adam(), Transform(lambda u, *_: u, after=_doubled)),
+        rs.chain(rs.transforms.scale_by_adam(), Transform(identity, after=_doubled)),
         "schedule_free_sgd",
         "prodigy",
     ],

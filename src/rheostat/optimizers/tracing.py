@@ -165,8 +165,8 @@ class Traced:
     `graph(param, update, *buffers, vector)` moves `param` and writes the buffers, all flat and of
     one length (but for buffers of one number). `vector` is what `numbers` gives. Where the rule
     measures, `measuring` is another of the same inputs, which writes nothing, and gives of one
-    parameter what is summed over all under the names `measured`. `finishes` says that it contains
-    what pieces do once the parameter has moved, where they do something.
+    parameter what is summed over all under the names `measured`. `finishes` says that
+    what pieces do once the parameter has moved is in the graph.
     """
 
     graph: fx.GraphModule
@@ -272,33 +272,26 @@ def _constants(function: Any) -> tuple[Any, ...]:
 
 
 def _trace(rule: Transform) -> Traced | None:
-    try:
-        measured: list[str] = []
-        measuring = None
-        if rule.measuring is not None:
-            measuring = _graph(rule, lambda *given: _measured(rule, measured, *given), ())
+    measured: list[str] = []
+    measuring = None
+    if rule.measuring is not None:
+        measuring = _graph(rule, lambda *given: _measured(rule, measured, *given), ())
+        if measuring is None:
+            return None
 
-        def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
-            param.sub_(_through(rule.pieces, update, state, param, hyper))
+    def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+        param.sub_(_through(rule.pieces, update, state, param, hyper))
 
-        def finish(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
-            move(update, state, param, hyper)
-            for piece in rule.pieces:
-                moved = param if piece.after is None else piece.after(param, state, hyper)
-                if moved is not param:
-                    param.copy_(moved)
+    def finish(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+        move(update, state, param, hyper)
+        for piece in rule.pieces:
+            moved = param if piece.after is None else piece.after(param, state, hyper)
+            if moved is not param:
+                param.copy_(moved)
 
-        update = _graph(rule, move, measured)
-    except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
-        return None
-    update = replace(update, measuring=measuring)
-    if not any(piece.after for piece in rule.pieces):
-        return update
-    try:
-        whole = _graph(rule, finish, measured)
-    except (TypeError, RuntimeError):
-        return replace(update, finishes=False)
-    return replace(whole, measuring=measuring)
+    whole = _graph(rule, finish, measured)
+    update = whole or _graph(rule, move, measured)
+    return update and replace(update, measuring=measuring, finishes=whole is not None)
 
 
 def _measured(
@@ -324,16 +317,15 @@ def _through(
     return update
 
 
-def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced:
-    """The graph of `verb(update, state, param, hyper)`; raises what the tracer raises."""
+def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced | None:
+    """The graph of `verb(update, state, param, hyper)`; None where it has none."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace: _Trace | None = None
 
     def run(param: Tensor, update: Tensor, *rest: Tensor) -> Any:
         nonlocal trace
-        count = len(rule.buffers)
-        buffers, (slots, *found) = rest[:count], rest[count:]
+        buffers, (slots, *found) = rest[: len(rule.buffers)], rest[len(rule.buffers) :]
         numbers = {
             name: _lifted(name, value)
             for name, value in {**rule.hyperparameters, **rule.scalars}.items()
@@ -358,7 +350,10 @@ def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -
     slots = torch.ones(MOST_SCALARS, dtype=torch.float64)
     with torch.no_grad():
         one = torch.ones(_LENGTH)
-        graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
+        try:
+            graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
+        except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
+            return None
     assert trace is not None
     main, prologue = _split(graph, 2 + len(flat))
     return Traced(main, trace.scalars, prologue, tuple(measured))
