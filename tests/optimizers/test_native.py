@@ -156,6 +156,30 @@ def test_a_rule_that_would_write_its_buffers_twice_is_not_traced() -> None:
     assert not NativeKernel.can_run(rule)
 
 
+@pytest.mark.parametrize(
+    ("after", "finishes"),
+    [
+        (rs.transforms.ema_weights(0.9), True),
+        (rs.transforms.box(-0.5, 0.5), True),
+        # What branches on the count is done piece by piece, once the kernel has moved the weights.
+        (rs.transforms.swa_weights(start=3), False),
+    ],
+)
+def test_what_pieces_do_after_the_move_is_written_too(after: Transform, finishes: bool) -> None:
+    rule = rs.chain(rs.transforms.scale_by_adam(), after)
+    assert NativeKernel(rule).finishes is finishes
+    found: list[list[torch.Tensor]] = []
+    for mode in ("eager", "compiled"):
+        (param,) = _params((300, 200))
+        opt = rs.optimizer(rule, [param], lr=0.1, mode=mode)
+        for _ in range(5):
+            param.grad = param.detach().sin()
+            opt.step()
+        found.append([param.detach(), *opt.state[param].values()])
+    for eager, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-6, atol=2e-6)
+
+
 def test_a_graph_notices_that_its_parameters_moved() -> None:
     (param,) = _params((40,))
     loss = (param**2).sum()

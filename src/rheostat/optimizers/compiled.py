@@ -34,6 +34,7 @@ class CompiledKernel:
         self._rule = rule
         self._on_cpu = on_cpu
         self._traced = found
+        self.finishes = found.finishes
         self._names = tuple(rule.buffers)
         self._like = tuple(n for n, buffer in rule.buffers.items() if buffer.like_parameter)
         self._gathering = Gathering(self._like)

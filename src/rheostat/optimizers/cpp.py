@@ -139,23 +139,32 @@ class _Writer:
         }
         return [v for v in self._rule.values if not v.wide and id(v) in used]
 
+    def _together(self, number: int) -> int:
+        """How many shares a pass runs through side by side: two where it only reads, which gets
+        more from the memory; what also writes is no faster for it."""
+        return 1 if self._rule.writes_of(number) else 2
+
     def _pass(self, number: int) -> list[str]:
-        """The function of a pass, over the elements from `begin` to `end`."""
+        """The function of a pass, over a share of the `n` elements and those beside it."""
         writes, sums = self._rule.writes_of(number), self._rule.sums_of(number)
         written = {store.place for store in writes}
         places = self._places(number)
         given = [
             *(f"{'' if p in written else 'const '}T* __restrict t{p}" for p in places),
             *(f"const {value.kind} {self._name(value)}" for value in self._numbers(number)),
-            "int64_t begin, int64_t end, double* sums",
+            "int64_t share, int64_t n, double* sums",
         ]
+        together, count = self._together(number), len(self._rule.sums)
         # A sum for each place in a stride: no element waits for the one before.
         ahead = "-" if number % 2 else "+"
         return [
             f"template <typename T> static void pass{number}({', '.join(given)}) {{",
-            *(f"  double a{total.place}[STRIDE] = {{}};" for total in sums),
-            f"  {_walk('b', 'begin', 'end', 'STRIDE', number)} {{",
-            "    const int64_t stop = least(b + STRIDE, end);",
+            "  const int64_t begin = share * SHARE, most = least(n - begin, SHARE);",
+            f"  const int64_t ways = least((n - begin + SHARE - 1) / SHARE, {together});",
+            *(f"  double a{total.place}[{together}][STRIDE] = {{}};" for total in sums),
+            f"  {_walk('place', '0', 'most', 'STRIDE', number)}",
+            "  for (int64_t way = 0; way < ways; way++) {",
+            "    const int64_t b = begin + way * SHARE + place, stop = least(b + STRIDE, n);",
             *(f"    fetch(t{place} + b {ahead} AHEAD, STRIDE * sizeof(T));" for place in places),
             "#pragma omp simd",
             "    for (int64_t i = b; i < stop; i++) {",
@@ -164,11 +173,15 @@ class _Writer:
                 for value, place in self._rule.needed(number)
             ),
             *(f"      t{store.place}[i] = {self._name(store.value)};" for store in writes),
-            *(f"      a{total.place}[i - b] += {self._name(total.inputs[0])};" for total in sums),
+            *(
+                f"      a{total.place}[way][i - b] += {self._name(total.inputs[0])};"
+                for total in sums
+            ),
             "    }",
             "  }",
             *(
-                f"  for (int64_t j = 0; j < STRIDE; j++) sums[{total.place}] += a{total.place}[j];"
+                "  for (int64_t way = 0; way < ways; way++) for (int64_t j = 0; j < STRIDE; j++) "
+                f"sums[way * {count} + {total.place}] += a{total.place}[way][j];"
                 for total in sums
             ),
             "}",
@@ -197,11 +210,11 @@ class _Writer:
             given = [
                 *(f"t{place}" for place in self._places(number)),
                 *map(self._name, self._numbers(number)),
-                f"k * SHARE, least((k + 1) * SHARE, n), sums + k * {count}",
+                f"k, n, sums + k * {count}",
             ]
             lines += [
                 "#pragma omp parallel for num_threads(threads) if (threads > 1 && shares > 1)",
-                f"  {_walk('k', '0', 'shares', '1', number)}",
+                f"  {_walk('k', '0', 'shares', self._together(number), number)}",
                 f"    pass{number}<T>({', '.join(given)});",
             ]
             for total in rule.sums_of(number):
@@ -233,7 +246,7 @@ class _Writer:
         return f"t{value.place}[0]" if value.code is None else None
 
 
-def _walk(name: str, begin: str, end: str, stride: str, number: int) -> str:
+def _walk(name: str, begin: str, end: str, stride: str | int, number: int) -> str:
     """The loop of a pass over what lies in strides from `begin` to `end`, forwards or backwards."""
     if number % 2:
         last = f"{begin} + ({end} - {begin} - 1) / {stride} * {stride}"

@@ -18,6 +18,7 @@ from rheostat.optimizers.numbers import known_of
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
+    from rheostat.optimizers.straight import Batch
 
 PLAIN = (Tensor, nn.Parameter)
 """Types whose memory a kernel may take as it is; subclasses (DTensor …) have other ideas of it."""
@@ -68,6 +69,8 @@ class FusedKernel:
     It is never given a gradient scale, with which it would write the gradients.
     """
 
+    finishes = True  # there is nothing after what it runs
+
     def __init__(self, rule: Transform) -> None:
         found = _find(rule)
         assert found is not None
@@ -97,15 +100,18 @@ class FusedKernel:
             and all(state[name].dtype == param.dtype for name in self._names)
         )
 
+    def can(self, numbers: Mapping[str, Any]) -> bool:
+        """Whether it can run with these numbers: without momentum torch's kernel does not write a
+        buffer of it, or fails."""
+        return not self._with_momentum or known_of(numbers["momentum"]) != 0
+
     def takes(self, item: Item) -> bool:
         """Dense gradients laid out as the parameter is, which the kernels assume; where a device
-        counts, numbers that the host knows, the learning rate aside. Without momentum torch's
-        kernel does not write a buffer of it, or fails."""
+        counts, numbers that the host knows, the learning rate aside."""
         param, gradient = item.param, item.update
-        if self._with_momentum and known_of(item.numbers["momentum"]) == 0:
-            return False
         return (
-            gradient.dtype is param.dtype
+            self.can(item.numbers)
+            and gradient.dtype is param.dtype
             and not gradient.is_sparse
             and (
                 (gradient.is_contiguous() and param.is_contiguous())
@@ -113,6 +119,14 @@ class FusedKernel:
             )
             and (item.frame is None or self._settled(item))
         )
+
+    def run_batch(self, batch: Batch) -> None:
+        """One call for all."""
+        buffers = [[state[name] for state in batch.states] for name in self._names]
+        counted = self._call not in (_sgd, _nesterov)
+        steps = [state["step"] for state in batch.states] if counted else []
+        lists = _Lists(batch.params, batch.gradients, buffers, steps)
+        self._call(lists, batch.numbers, self._call is _sgd and batch.count == 1)
 
     def run(self, items: Sequence[Item]) -> None:
         """One call for all items that share their group, dtype and device; with a clip, one for

@@ -25,6 +25,8 @@ MANY = 16
 class GatheredKernel:
     """What the pieces do to one parameter, they do to many laid end to end."""
 
+    finishes = False
+
     def __init__(self, rule: Transform) -> None:
         self._rule = rule
         self._like = tuple(n for n, buffer in rule.buffers.items() if buffer.like_parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
 
 def inspect_gradients(
-    names: Sequence[str],
+    names: Iterable[str],
     gradients: Sequence[Tensor],
     policy: NonFinite,
     limit: float | None = None,

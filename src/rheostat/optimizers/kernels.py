@@ -33,6 +33,9 @@ few milliseconds, and a user who tries something out should not wait for a compi
 class Kernel(Protocol):
     """Runs a rule, from gradients to moved parameters, over many items."""
 
+    finishes: bool
+    """Whether it runs what pieces do once the parameter has moved, too."""
+
     def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
         """Whether it can run such a parameter at all; others run eagerly."""
         ...

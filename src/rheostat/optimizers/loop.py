@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
-from rheostat.optimizers import stages
+from rheostat.optimizers import stages, straight
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.growing import grow_state, grown
@@ -123,7 +124,7 @@ class Optimizer(torch.optim.Optimizer):
         group["given"] = numbers_given(rule, group)
         self._rules.append(rule)
         self.plan.join(group)
-        self._share_scalars(rule, self.param_groups[self._rules.index(rule)])
+        stages.share_scalars(self.param_groups, self._rules, rule)
         for param in group["params"]:
             if param.requires_grad:
                 self._state_of(param, len(self._rules) - 1)
@@ -179,8 +180,7 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_ready()
-        held = self._roster.taking_part(self.param_groups, self.state)
-        gradients = cast("list[Tensor]", [one.param.grad for one in held])
+        held, gradients = self._roster.taking_part(self.param_groups, self.state)
         look = self._look(held, gradients)
         reason = look.reason if held else "no parameter has a gradient"
         if reason is None:
@@ -198,7 +198,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _look(self, held: Sequence[Held], gradients: Sequence[Tensor]) -> Look:
         """Look at the gradients; on a device that counts, without waiting for what is seen."""
-        names = [one.name for one in held]
+        names = map(attrgetter("name"), held)
         policy, limit = self.options.nonfinite, self.param_groups[0]["limit"]
         if self._roster.resident is None or policy != "skip":
             return inspect_gradients(names, gradients, policy, limit)
@@ -212,7 +212,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(
         self,
-        held: Sequence[Held],
+        held: list[Held],
         gradients: Sequence[Tensor],
         closure: Callable[[], Any] | None,
         loss: Any,
@@ -224,6 +224,9 @@ class Optimizer(torch.optim.Optimizer):
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
         count, options = self._roster.count, self.options
+        columns = self._roster.columns(held)
+        if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
+            return None
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         pairs = zip(held, gradients, strict=True)
         plain = look.squares is not None and all(o.plain and not g.is_sparse for o, g in pairs)
@@ -231,8 +234,8 @@ class Optimizer(torch.optim.Optimizer):
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         stages.run(items, evaluate, loss, squares)
         write_back(items, held, self.options)
-        for item in {id(item.group): item for item in items if item.rule.scalars}.values():
-            self._share_scalars(item.rule, item.group)
+        for rule, group in {id(one.group): (one.rule, one.group) for one in items}.values():
+            stages.share_scalars(groups, rules, rule, group)
         return None
 
     def grow(self, factor: float) -> None:
@@ -264,13 +267,6 @@ class Optimizer(torch.optim.Optimizer):
             self._learn()
             self._roster.resident.refresh(self.param_groups, self._rules, self.plan)
             self.last_step = self.last_step and self.last_step.again()
-
-    def _share_scalars(self, rule: Transform, source: Mapping[str, Any]) -> None:
-        """Scalars are of the whole optimizer: every group of the rule has them."""
-        if rule.scalars:
-            for group, other in zip(self.param_groups, self._rules, strict=True):
-                if other is rule:
-                    group.update({name: source[name] for name in rule.scalars})
 
     def _check_ready(self) -> None:
         if any(group["evaluating"] for group in self.param_groups):

@@ -25,6 +25,7 @@ from rheostat.optimizers.tracing import Traced, traced
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
+    from rheostat.optimizers.straight import Batch
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -48,6 +49,7 @@ class NativeKernel:
         if measuring is not None and (text := program(rule, measuring)) is not None:
             self._measuring = measuring, text
         self._measured = graph.measured
+        self.finishes = graph.finishes
         self._names = tuple(rule.buffers)
         self._doubles = {name for name, buffer in rule.buffers.items() if _is_double(buffer)}
 
@@ -107,6 +109,18 @@ class NativeKernel:
         # A graph that still holds the parameters must notice that they have moved.
         increment_version([item.param for item in items])
 
+    def can(self, numbers: Mapping[str, Any]) -> bool:
+        """With any numbers."""
+        del numbers
+        return True
+
+    def run_batch(self, batch: Batch) -> None:
+        """Move the batch's parameters and write their buffers."""
+        graph, text = self._moving
+        vector = graph.numbers({**batch.numbers, "step": batch.count}, {})
+        self._launch(text, vector, batch.params, batch.gradients, batch.states, None)
+        increment_version(batch.params)
+
     def _call(
         self, graph: Traced, text: str, items: Sequence[Item], results: Tensor | None
     ) -> None:
@@ -115,29 +129,40 @@ class NativeKernel:
         for item in items:
             key = (id(item.numbers), item.same, item.param.dtype)
             together.setdefault(key, []).append(item)
-        library = _library(text)
-        assert library is not None  # or nothing would have suited
         for batch in together.values():
             first = batch[0]
-            known = {**first.numbers, "step": first.step}
-            vector = graph.numbers(known, first.measured or {})
-            lengths = array.array("q", [item.param.numel() for item in batch])
-            names = self._names
-            addresses = array.array("Q")
-            for item in batch:
-                addresses.append(item.param.data_ptr())
-                addresses.append(item.update.data_ptr())
-                state = item.state
-                for name in names:
-                    addresses.append(state[name].data_ptr())
-            library[first.param.dtype](
-                len(batch),
-                lengths.buffer_info()[0],
-                addresses.buffer_info()[0],
-                vector.data_ptr(),
-                0 if results is None else results.data_ptr(),
-                torch.get_num_threads(),
-            )
+            vector = graph.numbers({**first.numbers, "step": first.step}, first.measured or {})
+            params, gradients = [item.param for item in batch], [item.update for item in batch]
+            states = [item.state for item in batch]
+            self._launch(text, vector, params, gradients, states, results)
+
+    def _launch(
+        self,
+        text: str,
+        vector: Tensor,
+        params: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        states: Sequence[Mapping[str, Tensor]],
+        results: Tensor | None,
+    ) -> None:
+        library = _library(text)
+        assert library is not None  # or nothing would have suited
+        names = self._names
+        addresses = array.array("Q")
+        for param, gradient, state in zip(params, gradients, states, strict=True):
+            addresses.append(param.data_ptr())
+            addresses.append(gradient.data_ptr())
+            for name in names:
+                addresses.append(state[name].data_ptr())
+        lengths = array.array("q", [param.numel() for param in params])
+        library[params[0].dtype](
+            len(params),
+            lengths.buffer_info()[0],
+            addresses.buffer_info()[0],
+            vector.data_ptr(),
+            0 if results is None else results.data_ptr(),
+            torch.get_num_threads(),
+        )
 
 
 def program(rule: Transform, graph: Traced) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from rheostat.core.transform import Transform
 from rheostat.optimizers.device import Resident, device_of
 from rheostat.optimizers.items import Held, Options
 from rheostat.optimizers.kernels import Kernel, fitting
+from rheostat.optimizers.straight import Column, columns_of
 
 Groups = Sequence[dict[str, Any]]
 States = Mapping[Tensor, dict[str, Tensor]]
@@ -42,37 +44,49 @@ class Roster:
         self._options = options
         self._state_of = state_of
         self._held: list[Held] = []
+        self._params: list[Tensor] = []
         self._states: list[dict[str, Tensor]] = []
         self._counts = _Counts([])
+        self._columns: tuple[list[Held], list[Column] | None] = [], None
 
     def recount(self) -> None:
         """Look at all step counts again at the next step: a restart may have changed them."""
-        self._held = []
+        self._held, self._params = [], []
 
-    def taking_part(self, groups: Groups, states: States) -> list[Held]:
-        """The parameters that have a gradient."""
+    def taking_part(self, groups: Groups, states: States) -> tuple[list[Held], list[Tensor]]:
+        """The parameters that have a gradient, and these."""
         known = self.all(groups, states)
-        held = [one for one in known if one.param.grad is not None]
-        if {} in [one.state for one in held]:  # frozen until now
+        found = [param.grad for param in self._params]
+        gradients = [gradient for gradient in found if gradient is not None]
+        held = known
+        if len(gradients) < len(known):
+            held = [one for one, mine in zip(known, found, strict=True) if mine is not None]
+        if not all(map(_state, held)):  # frozen until now
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
         if self.resident is not None:
             self.resident.part(known, held)
-        return held
+        return held, gradients
 
     def all(self, groups: Groups, states: States) -> list[Held]:
         """All parameters; made again where a framework has exchanged parameters or state."""
-        params = [param for group in groups for param in group["params"]]
-        known = self._held
+        # Each question to all in turn, by what is built in: a loop takes several times as long.
+        params: Iterable[Tensor] = itertools.chain(*(group["params"] for group in groups))
         if not (
-            len(known) == len(params)
-            and all(map(operator.is_, [one.param for one in known], params))
+            len(self._params) == sum(len(group["params"]) for group in groups)
+            and all(map(operator.is_, self._params, params))
             and len(states) == len(self._states)
             and all(map(operator.is_, states.values(), self._states))
             and (self.resident is not None or self._counts.here())
         ):
             self._hold_all(groups, states)
         return self._held
+
+    def columns(self, held: list[Held]) -> list[Column] | None:
+        """What takes part, in columns that kernels run as they are; None where more is to do."""
+        if held != self._columns[0]:
+            self._columns = held, None if self.resident else columns_of(self._rules, held)
+        return self._columns[1]
 
     def count(self, held: Sequence[Held]) -> list[float]:
         """Count an update of these, on the host; what they have received with it."""
@@ -93,6 +107,7 @@ class Roster:
         ]
         # In the order of the optimizer's own, so that a look at all of them hashes no tensor.
         self._states = list(states.values())
+        self._params = [one.param for one in self._held]
         self._place(before)
 
     def _hold(self, index: int, name: str, param: Tensor, states: States) -> Held:
@@ -126,8 +141,11 @@ class Roster:
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: a copied optimizer makes its own list."""
-        own: dict[str, Any] = {"resident": None, "_held": [], "_states": [], "_counts": _Counts([])}
-        return {**self.__dict__, **own}
+        own: dict[str, Any] = {"resident": None, "_counts": _Counts([]), "_columns": ([], None)}
+        return {**self.__dict__, **own, "_held": [], "_params": [], "_states": []}
+
+
+_state = operator.attrgetter("state")
 
 
 class _Counts:
@@ -147,7 +165,8 @@ class _Counts:
 
     def here(self) -> bool:
         """Whether these tensors are still those in the states."""
-        return all(map(operator.is_, [s.get("step") for s in self._states], self._steps))
+        found = map(cast("Any", dict.get), self._states, itertools.repeat("step"))
+        return all(map(operator.is_, found, self._steps))
 
     def up(self, held: Sequence[Held]) -> list[float]:
         """One more for each of those; their counts."""

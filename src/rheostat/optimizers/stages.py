@@ -76,7 +76,7 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
             waiting += batch
             continue
         kernel.run(batch)
-        acts = any(piece.after is not None for piece in batch[0].pieces)
+        acts = not kernel.finishes and any(piece.after for piece in batch[0].pieces)
         for item in batch:
             item.position = len(item.pieces)
             if acts:
@@ -203,6 +203,22 @@ def store(items: Sequence[Item], scalars: Mapping[str, Any]) -> None:
                 )
             else:
                 item.group[name] = value
+
+
+def share_scalars(
+    groups: Sequence[dict[str, Any]],
+    rules: Sequence[Transform],
+    rule: Transform,
+    source: Mapping[str, Any] | None = None,
+) -> None:
+    """Scalars are of the whole optimizer: every group of the rule has those of the source, by
+    default of its first group."""
+    if not rule.scalars:
+        return
+    mine = [group for group, other in zip(groups, rules, strict=True) if other is rule]
+    known = {name: (source or mine[0])[name] for name in rule.scalars}
+    for group in mine:
+        group.update(known)
 
 
 def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> None:

@@ -43,6 +43,9 @@ class Scalar:
     def __neg__(self) -> Scalar:
         return Scalar(lambda numbers: -self.value(numbers))
 
+    def __abs__(self) -> Scalar:
+        return Scalar(lambda numbers: abs(self.value(numbers)))
+
     def __bool__(self) -> bool:
         raise TypeError("a rule that branches on a hyperparameter cannot be compiled")
 
@@ -162,7 +165,8 @@ class Traced:
     `graph(param, update, *buffers, vector)` moves `param` and writes the buffers, all flat and of
     one length (but for buffers of one number). `vector` is what `numbers` gives. Where the rule
     measures, `measuring` is another of the same inputs, which writes nothing, and gives of one
-    parameter what is summed over all under the names `measured`.
+    parameter what is summed over all under the names `measured`. `finishes` says that
+    what pieces do once the parameter has moved is in the graph.
     """
 
     graph: fx.GraphModule
@@ -170,6 +174,7 @@ class Traced:
     _prologue: fx.GraphModule
     measured: tuple[str, ...] = ()
     measuring: Traced | None = None
+    finishes: bool = True
 
     def numbers(self, known: Numbers, sums: Mapping[str, Tensor]) -> Tensor:
         """The inputs that the graph has beside tensors, one vector in float64: from the
@@ -244,7 +249,8 @@ def traced(rule: Transform) -> Traced | None:
     for buffer in rule.buffers.values():
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
-    key = tuple((p.name, _constants(p.update), _constants(p.measure)) for p in rule.pieces)
+    verbs = [(p.update, p.measure, p.after) for p in rule.pieces]
+    key = tuple((p.name, *map(_constants, of)) for p, of in zip(rule.pieces, verbs, strict=True))
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
@@ -266,19 +272,26 @@ def _constants(function: Any) -> tuple[Any, ...]:
 
 
 def _trace(rule: Transform) -> Traced | None:
-    try:
-        measured: list[str] = []
-        measuring = None
-        if rule.measuring is not None:
-            measuring = _graph(rule, lambda *given: _measured(rule, measured, *given), ())
+    measured: list[str] = []
+    measuring = None
+    if rule.measuring is not None:
+        measuring = _graph(rule, lambda *given: _measured(rule, measured, *given), ())
+        if measuring is None:
+            return None
 
-        def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
-            param.sub_(_through(rule.pieces, update, state, param, hyper))
+    def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+        param.sub_(_through(rule.pieces, update, state, param, hyper))
 
-        update = _graph(rule, move, measured)
-    except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
-        return None
-    return replace(update, measuring=measuring)
+    def finish(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+        move(update, state, param, hyper)
+        for piece in rule.pieces:
+            moved = param if piece.after is None else piece.after(param, state, hyper)
+            if moved is not param:
+                param.copy_(moved)
+
+    whole = _graph(rule, finish, measured)
+    update = whole or _graph(rule, move, measured)
+    return update and replace(update, measuring=measuring, finishes=whole is not None)
 
 
 def _measured(
@@ -304,16 +317,15 @@ def _through(
     return update
 
 
-def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced:
-    """The graph of `verb(update, state, param, hyper)`; raises what the tracer raises."""
+def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced | None:
+    """The graph of `verb(update, state, param, hyper)`; None where it has none."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace: _Trace | None = None
 
     def run(param: Tensor, update: Tensor, *rest: Tensor) -> Any:
         nonlocal trace
-        count = len(rule.buffers)
-        buffers, (slots, *found) = rest[:count], rest[count:]
+        buffers, (slots, *found) = rest[: len(rule.buffers)], rest[len(rule.buffers) :]
         numbers = {
             name: _lifted(name, value)
             for name, value in {**rule.hyperparameters, **rule.scalars}.items()
@@ -338,7 +350,10 @@ def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -
     slots = torch.ones(MOST_SCALARS, dtype=torch.float64)
     with torch.no_grad():
         one = torch.ones(_LENGTH)
-        graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
+        try:
+            graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
+        except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
+            return None
     assert trace is not None
     main, prologue = _split(graph, 2 + len(flat))
     return Traced(main, trace.scalars, prologue, tuple(measured))

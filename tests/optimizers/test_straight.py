@@ -1,0 +1,116 @@
+"""Steps column by column have the bits of steps item by item, whatever gradients come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheostat as rs
+from rheostat.core.transform import Transform, identity
+from rheostat.optimizers import straight
+from rheostat.optimizers.loop import Optimizer
+from rheostat.optimizers.straight import Column
+
+WAYS: list[tuple[str, str, dict[str, Any]]] = [
+    ("sgd", "fused", {"lr": 0.1, "weight_decay": 0.1}),
+    ("sgd", "fused", {"lr": 0.1, "momentum": 0.9, "dampening": 0.1}),
+    ("sgd", "fused", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("adamw", "fused", {"lr": rs.schedules.cosine(0.01, steps=5)}),
+    ("lion", "compiled", {"lr": 0.01}),
+]
+
+
+class Seen:
+    """How many steps were taken column by column, and how many were not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+        self.steps: list[bool] = []
+        run = straight.run
+
+        def watched(columns: Sequence[Column], *arguments: Any) -> bool:
+            self.steps.append(allowed and run(columns, *arguments))
+            return self.steps[-1]
+
+        monkeypatch.setattr(straight, "run", watched)
+
+
+def _trained(
+    monkeypatch: pytest.MonkeyPatch, allowed: bool, name: Any, mode: Any, numbers: dict[str, Any]
+) -> tuple[list[Tensor], list[bool]]:
+    """Weights and state after steps with all that may come, and which steps went straight."""
+    with monkeypatch.context() as patch:
+        seen = Seen(patch, allowed)
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(40, 30), (7,), (), (5, 4), (3, 4, 2, 2)]
+        params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        groups = [{"params": params[:3]}, {"params": params[3:], "lr_factor": 0.5}]
+        opt = rs.optimizer(name, groups, mode=mode, **numbers)
+        for k in range(8):
+            for param in params:
+                param.grad = torch.randn(param.shape, generator=generator)
+            if k == 1:
+                params[1].grad = None  # from here on its count is another
+            if k == 3:
+                params[0].grad = torch.randn(30, 40, generator=generator).t()
+            if k == 5:
+                opt.param_groups[1]["maximize"] = True
+            if k == 6:
+                opt.param_groups[1]["maximize"] = False
+                for key, buffer in opt.state[params[0]].items():
+                    opt.state[params[0]][key] = buffer.clone()
+            opt.step()
+        return _everything(opt), seen.steps
+
+
+def _everything(opt: Optimizer) -> list[Tensor]:
+    weights = [p.detach() for group in opt.param_groups for p in group["params"]]
+    return [*weights, *(one for state in opt.state.values() for one in state.values())]
+
+
+@pytest.mark.parametrize(("name", "mode", "numbers"), WAYS)
+def test_the_bits_are_those_of_items(
+    monkeypatch: pytest.MonkeyPatch, name: str, mode: str, numbers: dict[str, Any]
+) -> None:
+    columns, went = _trained(monkeypatch, True, name, mode, numbers)
+    items, _ = _trained(monkeypatch, False, name, mode, numbers)
+    # A turned gradient and a maximized group go item by item.
+    assert went == [True, True, True, False, True, False, True, True]
+    for mine, other in zip(columns, items, strict=True):
+        assert torch.equal(mine, other)
+
+
+def _doubled(param: Tensor, state: Any, hyper: Any) -> Tensor:
+    return param * 2
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rs.chain(rs.transforms.clip_by_global_norm(1.0), rs.transforms.scale_by_adam()),
+        rs.chain(rs.transforms.scale_by_adam(), Transform(identity, after=_doubled)),
+        "schedule_free_sgd",
+        "prodigy",
+    ],
+)
+def test_what_takes_more_than_a_kernel_goes_item_by_item(
+    monkeypatch: pytest.MonkeyPatch, rule: Any
+) -> None:
+    seen = Seen(monkeypatch, True)
+    params = [nn.Parameter(torch.randn(3, 3)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones(3, 3)
+    rs.optimizer(rule, params).step()
+    assert not any(seen.steps)
+
+
+def test_without_momentum_a_buffer_of_it_is_kept_by_the_pieces() -> None:
+    param = nn.Parameter(torch.ones(3))
+    opt = rs.optimizer("sgd", [param], momentum=0.9, lr=0.1)
+    opt.param_groups[0]["momentum"] = 0.0
+    param.grad = torch.ones(3)
+    opt.step()
+    assert torch.equal(opt.state[param]["momentum_buffer"], torch.ones(3))
