@@ -334,13 +334,14 @@ class Monitor:
             raise InputError("the saved monitor measured other parts; give it the same per=")
         for key, saved in memory["accounts"].items():
             known[key].put_back(saved)
-        if memory["one_pass"] and not self._one_pass:
+        saved_in_one = memory.get("one_pass", False)  # not before it came to be
+        if saved_in_one and not self._one_pass:
             warnings.warn(
                 "the saved monitor took its sums in one pass of C++, which this one cannot: its "
                 "values go on with a difference of about 1e-6",
                 stacklevel=2,
             )
-        elif self._one_pass and not memory["one_pass"]:
+        elif self._one_pass and not saved_in_one:
             self._sum_in_one(None)
         self.step, self.fresh = memory["step"], frozenset(memory["fresh"])
         self._attempts = deque(
