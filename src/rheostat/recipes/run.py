@@ -102,9 +102,9 @@ class Run(Planned):
             consumed: what the step took of what schedules count: `{"tokens": 4096}`.
 
         Raises:
-            InputError: a loss that is no number, or none where a regime judges by it; both a closure
-                and a scaler (torch's GradScaler takes no closures); a scaler that no checkpoint
-                would hold; the run is closed.
+            InputError: a loss that is no number, or none where a regime judges by it; both a
+                closure and a scaler (torch's GradScaler takes no closures); a scaler that no
+                checkpoint would hold; the run is closed.
             ReplayError: in a replay, something is not as it was recorded.
             MachineError: the save before this step has failed; nothing was stepped, and the next
                 call goes on.
