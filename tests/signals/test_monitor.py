@@ -199,6 +199,54 @@ def test_a_step_left_in_the_middle_is_no_last_update() -> None:
     assert math.isfinite(_step(model, optimizer, monitor, 5)["curvature"])
 
 
+def test_sparse_gradients_with_a_sparse_momentum_are_measured_as_dense_ones() -> None:
+    def run(sparse: bool) -> list[dict[str, float]]:
+        torch.manual_seed(0)
+        table = nn.Embedding(6, 3, sparse=sparse)
+        optimizer = torch.optim.SGD(table.parameters(), lr=0.1, momentum=0.9)
+        monitor = Monitor(["momentum_cosine", "gradient_norm", "update_ratio"], table, optimizer)
+        found: list[dict[str, float]] = []
+        for k in range(4):
+            optimizer.zero_grad()
+            loss = table(torch.tensor([k % 3, 1, 4])).square().sum()
+            loss.backward()
+            monitor.before_step()
+            optimizer.step()
+            found.append(dict(monitor.after_step(loss.item())))
+        return found
+
+    for sparse, dense in zip(run(True), run(False), strict=True):
+        assert sparse == pytest.approx(dense, rel=1e-5, nan_ok=True)
+
+
+def test_after_skipped_steps_a_resumed_monitor_knows_as_much_as_one_that_went_on() -> None:
+    # Curvature is due in every second update and needs the one before; in between come skips.
+    def run(cut: bool) -> list[float]:
+        model, found = _net(), list[float]()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        signals = {"curvature": rs.component("curvature", "signal").factory(every=2)}
+        monitor = Monitor(signals, model, optimizer)
+        for k in range(9):
+            x = torch.randn(16, 6, generator=torch.Generator().manual_seed(k))
+            optimizer.zero_grad()
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            loss.backward()
+            monitor.before_step()
+            if k not in (3, 4):
+                optimizer.step()
+            monitor.after_step(loss, applied=k not in (3, 4))
+            found.append(monitor.values["curvature"] if "curvature" in monitor.fresh else math.inf)
+            if cut:
+                state = monitor.state_dict()
+                monitor = Monitor(signals, model, optimizer)
+                monitor.load_state_dict(state)
+        return found
+
+    whole = run(cut=False)
+    assert run(cut=True) == pytest.approx(whole, rel=0, abs=0, nan_ok=True)
+    assert math.isfinite(whole[-2]), "it is known again after the skips"
+
+
 # -- parts -----------------------------------------------------------------------------------------
 
 
