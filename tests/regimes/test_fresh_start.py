@@ -115,7 +115,9 @@ def test_the_start_is_kept_for_those_who_may_ask_for_it_alone() -> None:
         oldest = ring.newest(5)
         assert (oldest is not None) is kept
         assert (ring.start is not None) is kept
-        assert ring.newest(100).at == 40  # type: ignore[union-attr]  # there are some
+        newest = ring.newest(100)
+        assert newest is not None
+        assert newest.at == 40
     slots = {what[1] for what in hands.said}
     assert slots <= {0, 1, 2}
 

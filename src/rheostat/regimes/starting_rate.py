@@ -36,9 +36,10 @@ def starting_rate(
 
     Once the plan's warm-up is over (the planned rate no longer rises), by medians of eight steps:
     where weights move in an update by less than `low` of their norm, lr × target / ratio, until it
-    is above `low`. Where it is above, and `settle` steps later the loss is `worse` times its best
-    level and above half of the first, or no lower than at the start: back to the good state and
-    lr × `factor`, and again. With neither, the rate is taken as sound, and is not touched any more.
+    is above `low`. Where it is above, and `settle` steps later the loss, in two such medians in a
+    row, is `worse` times its best level and above half of the first, or no lower than at the start:
+    back to the good state and lr × `factor`, and again. With neither, the rate is taken as sound,
+    and is not touched any more.
 
     Stability: it acts only before it has once found the rate sound; a rate that was lowered is
      never raised again, so it cannot oscillate; its part stays within [1/most, most].

@@ -161,39 +161,47 @@ class Part:
             readable = not grads or one_pass.look_once("gradient", cast("list[Tensor]", grads))
         if not readable:
             return None
-        there = self._look_at_moments(one_pass, wanted.moments)
-        if there is None:
-            return None
-        known = self._known
-        key = (there, *sorted(known)) if known else there
-        program = wanted.before.get(key)
-        if program is None:
-            columns: dict[str, Column] = {name: name for name in (*there, *known)}
-            columns |= {"weights": "now", "gradient": "gradient"}
+
+        def made(columns: dict[str, Column]) -> Program:
             kept: dict[str, Column] = {"weights": "moving"} if wanted.update else {}
             products = *wanted.early, *wanted.held
-            program = wanted.before[key] = Program(columns, products, ZEROS, {}, kept)
-        self._hold(one_pass, program)
-        return program
+            return Program({**columns, "weights": "now"}, products, ZEROS, {}, kept)
+
+        return self._program(one_pass, wanted.moments, wanted.before, made)
 
     def _program_after(self, one_pass: Sums, wanted: Wanted) -> Program | None:
         """The same of what is to be done after it."""
         if not one_pass.look("now", self.params):
             return None
-        there = self._look_at_moments(one_pass, wanted.late_moments)
+
+        def made(columns: dict[str, Column]) -> Program:
+            kept: dict[str, Column] = {LAST[name]: name for name in sorted(wanted.keeps)}
+            products = *wanted.late, *wanted.ahead
+            there: dict[str, Column] = {**columns, "weights": "moving", "now": "now"}
+            return Program(there, products, ZEROS, {"update": ("weights", "now")}, kept)
+
+        return self._program(one_pass, wanted.late_moments, wanted.after, made)
+
+    def _program(
+        self,
+        one_pass: Sums,
+        moments: tuple[Moment, ...],
+        written: dict[tuple[Any, ...], Program],
+        make: Callable[[dict[str, Column]], Program],
+    ) -> Program | None:
+        """The program for the moments and the vectors of the last update that there are, made once;
+        None where a moment cannot be read."""
+        there = self._look_at_moments(one_pass, moments)
         if there is None:
             return None
         known = self._known
         key = (there, *sorted(known)) if known else there
-        program = wanted.after.get(key)
+        program = written.get(key)
         if program is None:
-            columns: dict[str, Column] = {name: name for name in (*there, *known)}
-            columns |= {"weights": "moving", "now": "now", "gradient": "gradient"}
-            products = *wanted.late, *wanted.ahead
-            update = {"update": ("weights", "now")}
-            kept: dict[str, Column] = {LAST[name]: name for name in sorted(wanted.keeps)}
-            program = wanted.after[key] = Program(columns, products, ZEROS, update, kept)
-        self._hold(one_pass, program)
+            columns: dict[str, Column] = {name: name for name in (*there, *known, "gradient")}
+            program = written[key] = make(columns)
+        for column in program.memory:
+            one_pass.hold(column, self._memory(column).tensors)
         return program
 
     def _look_at_moments(
@@ -208,10 +216,6 @@ class Part:
                     return None
                 there.append(name)
         return tuple(there)
-
-    def _hold(self, one_pass: Sums, program: Program) -> None:
-        for column in program.memory:
-            one_pass.hold(column, self._memory(column).tensors)
 
     # -- what is kept from one update to the next ------------------------------------------------
 
@@ -238,13 +242,6 @@ class Part:
         return self._last[name]
 
     # -- one vector, one product -----------------------------------------------------------------
-
-    def _gradients(self) -> list[Tensor]:
-        found = [*map(_gradient, self.params)]
-        if not any(map(_missing, found)):
-            return found
-        pairs = zip(found, self.params, strict=True)
-        return [torch.zeros_like(p) if _missing(g) else g for g, p in pairs]
 
     def _see_moment(self, name: Vector) -> None:
         found = self._find_moment(name)
