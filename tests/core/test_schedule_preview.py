@@ -80,7 +80,7 @@ def test_names_move_with_what_is_made_of_a_schedule() -> None:
     assert _marks(S.until(wsd, steps=700)) == []
     assert _marks(S.in_unit(wsd, "tokens", per_update=4096)) == [(800 * 4096, cools)]
     assert _marks(S.extend(wsd, at=600, steps=2000)) == [
-        (600, "extended from here"),
+        (600, "another horizon from here"),
         (1300, cools),
     ]
     assert _marks(S.cooldown_from(wsd, at=300, steps=500)) == [(300, cools)]

@@ -80,7 +80,7 @@ def asks_once(kind: str, at: int) -> Controller:
 
 
 STEPS = 260
-CARE = {"every": 20, "survive": 10, "hold": 30, "streak": 3}
+CARE = {"every": 20, "survive": 10, "hold": 30, "streak": 3, "wait": 20, "on_time": True}
 EVENTFUL: Mapping[str, Any] = {
     "optimizer": "adamw",
     "lr": {"schedule": "cosine", "peak": 3e-3, "warmup": 20},
@@ -172,6 +172,23 @@ def test_a_run_is_rolled_back_and_the_undone_stretch_stays_visible(tmp_path: Pat
     pairs = [*zip(segment.tolist(), update.tolist(), strict=True)]
     stretch = [pair for pair in pairs if pair[0] == 0 and pair[1] > update[153]]
     assert stretch, "the undone updates are there, under their own segment"
+
+
+def test_after_a_roll_back_the_schedule_still_ends_with_the_run(tmp_path: Path) -> None:
+    quiet: Mapping[str, Any] = {**EVENTFUL, "regime": []}
+    left: dict[str, int] = {}
+    for name, of in {"on time": {}, "late": {"on_time": False}}.items():
+        recipe = {**quiet, "safeguards": {**CARE, "backoff": 1.0, "wait": 0, **of}}
+        run = train(recipe, tmp_path / name, spike=range(0))
+        assert [one[:2] for one in told(tmp_path / name)].count(("safeguard", "roll_back")) == 1
+        kinds = {event.kind for event in RunRecord.read(tmp_path / name).events}
+        assert "replanned" not in kinds, "the decision tells of it"
+        rates = RunRecord.read(tmp_path / name).series["lr"]
+        assert (rates[153:].argmax(), rates[153] < rates[100]) == (0, True), "without a jump"
+        left[name] = run.optimizer.plan.left()["lr", 0]
+    skipped = 4  # losses that were not finite: no update, and the schedule waited
+    assert left["on time"] == skipped
+    assert left["late"] > skipped + 10
 
 
 def test_the_recorded_rate_is_what_the_update_ran_with(tmp_path: Path) -> None:

@@ -40,6 +40,31 @@ def test_extending_stretches_what_was_left() -> None:
     assert (np.diff(longer.values(np.arange(50, 2000))) <= 0).all()
 
 
+def test_a_nearer_horizon_compresses_what_was_left() -> None:
+    plan = S.cosine(0.3, steps=1000, warmup=50, floor=0.01)
+    shorter = S.extend(plan, at=600, steps=700)
+    assert shorter.horizon == 700
+    for k in (0, 1, 37, 99):
+        assert shorter(600 + k) == pytest.approx(plan(600 + k * 4), rel=1e-14)
+    assert shorter(700) == plan(1000) == 0.01
+    cycles = S.cosine_restarts(0.3, period=100, steps=1000)
+    assert S.extend(cycles, at=450, steps=725).restarts == (
+        100,
+        200,
+        300,
+        400,
+        475,
+        525,
+        575,
+        625,
+        675,
+    )
+    # And back: the plan as it was, but for rounding.
+    back = S.extend(shorter, at=600, steps=1000)
+    steps = np.arange(1001)
+    np.testing.assert_allclose(back.values(steps), plan.values(steps), rtol=1e-12)
+
+
 def test_extending_moves_the_restarts_that_were_left() -> None:
     plan = S.cosine_restarts(0.3, period=100, steps=1000)
     longer = S.extend(plan, at=450, steps=1333)

@@ -170,7 +170,7 @@ sys.exit("torch" in sys.modules)
         (lambda s: s.in_unit(s.constant(0.1), "updates", per_update=1.0), "`of` counts updates"),
         (lambda s: s.extend(s.constant(0.1), at=5, steps=9), "no horizon"),
         (lambda s: s.extend(s.cosine(0.1, steps=9), at=9, steps=12), "nothing is left"),
-        (lambda s: s.extend(s.cosine(0.1, steps=9), at=5, steps=8), "beyond the plan"),
+        (lambda s: s.extend(s.cosine(0.1, steps=9), at=5, steps=5), "beyond at=5"),
         (lambda s: s.rescale_from(s.ramp(0.1, 0.2, 9), at=5, peak=1.0), "old_peak: is required"),
         (lambda s: s.cooldown_from(s.constant(0.1), at=5, steps=5), "should be beyond at=5"),
         (lambda s: s.cooldown_from(s.constant(0.1), at=5, steps=9, floor=1.0), "floor=1 is above"),

@@ -89,11 +89,16 @@ class Restart(Request):
 @dataclass(frozen=True, kw_only=True)
 class RollBack(Request):
     """Put back the newest known-good weights, optimizer and schedules that are at least `before`
-    updates old, or those of the start of the run; the position in the data stays."""
+    updates old, or those of the start of the run; the position in the data stays.
+
+    `on_time`: what is left of the schedules goes by faster, so that they end as many updates from
+    now as they would have.
+    """
 
     kind = "roll_back"
     before: int = 0
     start: bool = False
+    on_time: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

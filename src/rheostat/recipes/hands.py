@@ -16,7 +16,7 @@ from rheostat.checkpoint.sampler import ResumableSampler
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import StateAction
 from rheostat.optimizers.followed import Followed
-from rheostat.recipes.bundle import Bundle, Progress
+from rheostat.recipes.bundle import Bundle, Progress, noted
 from rheostat.recipes.recording import trained
 from rheostat.regimes.hands import Unable
 from rheostat.signals.norms import total_norm
@@ -41,6 +41,8 @@ class RunHands(Unable):
         self.slots: dict[int, dict[str, Any]] = {}
         """By slot: weights, optimizer and changes of plan, of their own."""
         self.stop_reason: str | None = None
+        self._left: dict[tuple[str, int], int] = {}
+        """Of the schedules, before the last roll back."""
         self._bundle = bundle
         self._loss_of = loss_of
 
@@ -105,7 +107,22 @@ class RunHands(Unable):
 
     def roll_back(self, slot: int) -> None:
         """Weights, optimizer and schedules; generators, data and all else go on."""
+        self._left = self._bundle.optimizer.plan.left()
         self._bundle.put_back(self.slots[slot], self.progress)
+
+    def catch_up(self) -> None:
+        """By moving horizons. Schedules in epochs or in time stay as they are."""
+        plan = self._bundle.optimizer.plan
+        listener, plan.listener = plan.listener, self._note  # the decision is on record
+        try:
+            plan.finish_in(self._left)
+        finally:
+            plan.listener = listener
+
+    def _note(self, operation: str, arguments: Mapping[str, Any], changes: object) -> None:
+        """Note a change of plan, which a resumed run makes again."""
+        del changes
+        self.progress.changes.append(noted(self._bundle.optimizer, operation, arguments))
 
     # -- batches --------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class Planned:
     _closed: bool
 
     def extend(self, steps: int, hyperparameter: str = "lr", *, group: Groups = None) -> None:
-        """Move the horizon out; see `Plan.extend`."""
+        """Move the horizon; see `Plan.extend`."""
         self._loop.plan.extend(steps, hyperparameter, group=group)
 
     def change_peak(

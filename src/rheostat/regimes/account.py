@@ -31,8 +31,17 @@ class LeaveOut(Request):
     position: int
 
 
-Act = Decision | Ease | LeaveOut
-_OWN: Mapping[str, type[Ease | LeaveOut]] = {one.kind: one for one in (Ease, LeaveOut)}
+@dataclass(frozen=True, kw_only=True)
+class Hold(Request):
+    """Leave out every update until further notice, or go on. Only the safeguard decides so."""
+
+    kind: ClassVar[str] = "hold"
+
+    on: bool
+
+
+Act = Decision | Ease | LeaveOut | Hold
+_OWN: Mapping[str, type[Ease | LeaveOut | Hold]] = {o.kind: o for o in (Ease, LeaveOut, Hold)}
 
 
 Verdict = Literal["accepted", "bounded", "refused", "trial", "kept", "undone"]

@@ -8,21 +8,35 @@ from typing import Any
 
 from rheostat.core.controller import Anchor, Grow, Limit, Move, Restart, RollBack, Scale, Stop
 from rheostat.core.errors import InputError
-from rheostat.regimes.account import Act, Ease, LeaveOut
+from rheostat.regimes.account import Act, Ease, Hold, LeaveOut
 from rheostat.regimes.hands import Hands
 from rheostat.regimes.knobs import Bounds, Knobs
 from rheostat.regimes.ring import Ring, Saved
 
 
 class Actuator:
-    """What a regime has changed, and the only one that has hands."""
+    """What a regime has changed, and the only one that has hands.
 
-    def __init__(self, bounds: Bounds, keep: int, *, start: bool = False) -> None:
+    Args:
+        bounds: of factors.
+        keep: good states that are kept.
+        start: whether that of the start is kept beside them.
+        on_time: whether the schedules of every roll back end on time; see `RollBack`.
+    """
+
+    def __init__(
+        self, bounds: Bounds, keep: int, *, start: bool = False, on_time: bool = False
+    ) -> None:
         self.knobs = Knobs(bounds)
         self.ring = Ring(keep, start=start)
         self.limit = math.inf
+        self.held = False
+        """Whether every update is left out."""
         self.growth = 1.0
         self.segment = 0
+        self.on_time = on_time
+        self.level = math.nan
+        """Of the loss, when the state was taken that was put back last."""
         self.anew = False
         """Whether the last roll back was asked to lead to the start."""
         self._moves: dict[str, dict[str, Any]] = {}
@@ -38,8 +52,9 @@ class Actuator:
             case Move():
                 self._moves[act.hyperparameter] = _begun(act, hands.planned(act.hyperparameter))
             case Limit():
-                hands.limit(act.norm)
-                self.limit = act.norm
+                self._limit(hands, act.norm, held=self.held)
+            case Hold():
+                self._limit(hands, self.limit, held=act.on)
             case Restart():
                 hands.restart(act.state)
             case RollBack():
@@ -61,16 +76,23 @@ class Actuator:
         """The state that a roll back would put back."""
         return self.ring.start if act.start else self.ring.newest(at - act.before)
 
+    def _limit(self, hands: Hands, norm: float, *, held: bool) -> None:
+        hands.limit(0.0 if held else norm)  # no gradient is as small as that
+        self.limit, self.held = norm, held
+
     def _roll_back(self, act: RollBack, at: int, hands: Hands) -> None:
-        if self.ring.roll_back(hands, at - act.before) is None:
+        state = self.ring.roll_back(hands, at - act.before)
+        if state is None:
             raise InputError(f"there is no good state that is {act.before} steps old")
+        if act.on_time:
+            hands.catch_up()
         self.segment += 1
-        self.anew = act.start
+        self.anew, self.level = act.start, state.level
         # What the slot holds is older than these.
         self.knobs.apply(hands)
         if self.growth != 1:
             hands.grow(self.growth)
-        hands.limit(self.limit)
+        self._limit(hands, self.limit, held=self.held)
         for name, shares in self._moved.items():
             for group, value in shares:
                 hands.move(name, group, value)
@@ -96,6 +118,7 @@ class Actuator:
             "knobs": self.knobs.state_dict(),
             "ring": self.ring.state_dict(),
             "limit": self.limit,
+            "held": self.held,
             "growth": self.growth,
             "segment": self.segment,
             "moves": {name: {**move} for name, move in self._moves.items()},
@@ -107,6 +130,7 @@ class Actuator:
         self.knobs.load_state_dict(state["knobs"])
         self.ring.load_state_dict(state["ring"])
         self.limit, self.growth = state["limit"], state["growth"]
+        self.held = state.get("held", False)
         self.segment = state["segment"]
         self._moves = {name: {**move} for name, move in state["moves"].items()}
         self._moved = {name: [(g, v) for g, v in of] for name, of in state["moved"].items()}

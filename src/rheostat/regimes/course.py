@@ -68,10 +68,15 @@ class Course:
     def put_back(self) -> None:
         """Start anew: what was seen belongs to an undone stretch. How single losses scatter does
         not: it tells whether the good state comes to harm at once, too."""
-        scatter = None if self._trend is None else self._trend[2]
+        scatter = self.scatter
         self.forget()
-        if scatter is not None:
+        if not math.isnan(scatter):
             self._trend = [math.nan, 0.0, scatter, _PUT_BACK]
+
+    @property
+    def scatter(self) -> float:
+        """How far single losses lie from their trend; NaN where none was found."""
+        return math.nan if self._trend is None else self._trend[2]
 
     @property
     def fresh(self) -> bool:

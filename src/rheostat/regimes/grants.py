@@ -134,7 +134,8 @@ def granted(
                 raise Refused("there is no good state to go back to")
             if actuator.segment >= terms.rollbacks:
                 raise Refused(f"the run was rolled back {actuator.segment} times already")
-            return replace(decision, before=at - state.at), ""
+            on_time = decision.on_time or actuator.on_time
+            return replace(decision, before=at - state.at, on_time=on_time), ""
         case Restart():
             if left < cost(decision):
                 raise Refused("the budget is spent")

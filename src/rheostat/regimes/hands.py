@@ -64,6 +64,11 @@ class Hands(Protocol):
         """Put back what a slot holds; the position in the data stays where it is."""
         ...
 
+    def catch_up(self) -> None:
+        """Let what is left of the schedules go by faster, so that they end as many updates from now
+        as they would have without the last roll back."""
+        ...
+
     def position(self) -> int:
         """The number of the batch that the step just made has used."""
         ...
@@ -125,6 +130,9 @@ class Unable:
         """Refused."""
         _cannot("go back")
 
+    def catch_up(self) -> None:
+        """Not done: a loop has schedules, or has none."""
+
     def position(self) -> int:
         """0."""
         return 0
@@ -173,6 +181,9 @@ class Idle:
         """Nothing."""
 
     def roll_back(self, slot: int) -> None:
+        """Nothing."""
+
+    def catch_up(self) -> None:
         """Nothing."""
 
     def examine(self, position: int) -> tuple[float, float] | None:

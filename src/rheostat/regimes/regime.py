@@ -52,7 +52,12 @@ class Regime:
         self.course = Course(self.terms.history)
         self.book = Book(self.terms.window, dry_run)
         start = any(one.keeps_start for one in controllers)
-        self.actuator = Actuator(self.terms.bounds, care.keep if care else 1, start=start)
+        self.actuator = Actuator(
+            self.terms.bounds,
+            care.keep if care else 1,
+            start=start,
+            on_time=care is not None and care.on_time,
+        )
         parts = (self.actuator, self.book, self.course)
         self.arbiter = Arbiter(self.terms, *parts)
         self.safeguard = Safeguard(care, *parts) if care else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,8 @@ class Saved:
     at: int
     good: bool = False
     used: int = 0
+    level: float = math.nan
+    """Of the loss, when it was taken."""
 
 
 class Ring:
@@ -47,15 +50,18 @@ class Ring:
         first = self._states[0] if self._fixed and self._states else None
         return first if first is not None and first.good else None
 
-    def remember(self, hands: Hands, at: int) -> Saved:
-        """Take a state as the candidate, in the place of an older candidate or of the oldest."""
+    def remember(self, hands: Hands, at: int, level: float = math.nan) -> Saved:
+        """Take a state as the candidate, in the place of an older candidate or of the oldest.
+
+        `level` is that of the loss.
+        """
         self.drop_candidate()
         if len(self._states) > self.keep + self._fixed:
             del self._states[self._fixed]
         used = {state.slot for state in self._states}
         slot = next(slot for slot in range(len(used) + 1) if slot not in used)
         hands.remember(slot)
-        self._states.append(Saved(slot, at))
+        self._states.append(Saved(slot, at, level=level))
         return self._states[-1]
 
     def drop_candidate(self) -> None:

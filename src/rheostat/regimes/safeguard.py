@@ -3,7 +3,9 @@
 A state is taken where the loss is finite and on its trend; it is good once enough steps have passed
 after it without alarm, and that of the start after one. When one was put back, the learning rate
 backs off and returns gradually, and the batches that stood out since are looked at again with the
-good weights: what stands out again is bad data, what does not was bad luck.
+good weights: what stands out again is bad data, what does not was bad luck. So are those that come
+next, before any is learnt from: while their losses are worse than they were when the state was
+taken, it is the data that is bad, and the good state waits until it is over.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import annotated_types as at
 
 from rheostat.core.controller import Now, RollBack, Scale, Stop
+from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, Positive, Steps, check_arguments
-from rheostat.regimes.account import Ease, LeaveOut
+from rheostat.regimes.account import Ease, Hold, LeaveOut
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.book import Book
 from rheostat.regimes.course import Course
@@ -35,6 +39,8 @@ _AGAIN = 0.5
 """Of `z`: what is an alarm soon after a roll back, where suspicion has its reason."""
 _SOUND = 0.1
 """The same: a state in which more is lost is not kept."""
+_LOOKS = 3
+"""Losses with the good weights whose median has to be as it was, before they learn again."""
 _HOPELESS = 2
 """Streaks after which training should end, where there is nothing to go back to."""
 _WATCHED = 1024
@@ -56,6 +62,11 @@ class Care:
             large as before (new data), a rule with β₂ = 0.999 takes steps several times too large
             for a hundred updates: its second moment is that of before.
         hold: steps after which that factor begins to return to 1.
+        wait: steps that the state put back may leave out, while the losses of the batches that come
+            say that the data is bad; then it is taken for what data is now. 0: it learns at once.
+        on_time: whether what is left of the schedules goes by faster after a roll back, so that
+            they end with the batch at which they would have ended; those in epochs and in time
+            do not.
         suspects: batches that are looked at again after a roll back, at most.
         bad_batches: what becomes of those that stand out again.
     """
@@ -68,6 +79,8 @@ class Care:
     streak: Count = 5
     backoff: Annotated[float, at.Gt(0), at.Le(1)] = 0.125
     hold: Count = 20
+    wait: Steps = 0
+    on_time: bool = False
     suspects: Steps = 3
     bad_batches: Literal["skip", "keep"] = "skip"
 
@@ -90,9 +103,15 @@ class Safeguard:
         """When, which, its loss and its gradient's norm."""
         self._back_at = -1
         """When the run was rolled back last; -1 where nothing is left of that."""
+        self._waiting: dict[str, Any] | None = None
+        """While updates are left out: since when, up to which loss one is as it was, and the losses
+        seen."""
 
     def watch(self, now: Now, at: int, hands: Hands) -> list[Asked]:
         """Take a step in: keep states, and ask for one where training broke."""
+        if self._waiting is not None:
+            self._look_ahead(self._waiting, now.loss, at, hands)
+            return []
         if not math.isfinite(now.loss):
             self._streak += 1
             self.actuator.ring.drop_candidate()
@@ -110,7 +129,7 @@ class Safeguard:
         batch = (at, hands.position(), now.loss, now["gradient_norm"])
         self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
         if self._back_at >= 0 and at - self._back_at >= self.care.hold:
-            self._return_gradually(at, hands)
+            self._return_gradually(f"{self.care.hold} steps since the roll back", at, hands)
         return self._broken(at, above if above > high else 0.0, lost)
 
     def _keep_states(self, at: int, hands: Hands, *, sound: bool) -> None:
@@ -124,7 +143,7 @@ class Safeguard:
         newest = ring.newest(at)
         since = math.inf if newest is None else at - newest.at
         if sound and ring.candidate is None and since >= self.care.every:
-            ring.remember(hands, at)
+            ring.remember(hands, at, self.course.median(_RECENT))
 
     def _broken(self, at: int, above: float, lost: float) -> list[Asked]:
         if self._streak >= self.care.streak:
@@ -158,7 +177,13 @@ class Safeguard:
         self._batches = []
         self._back_at = at
         # A run that begins anew has the warm-up of its schedule.
-        if self.care.backoff == 1 or self.actuator.anew or not hands.planned("lr"):
+        if self.actuator.anew:
+            if self.actuator.held:
+                self._tell(Hold(on=False, reason="a new beginning learns at once"), at, hands)
+            self._waiting = None
+            return []
+        self._wait(at, hands)
+        if self.care.backoff == 1 or not hands.planned("lr"):
             return []
         why = "the run was rolled back: smaller steps for a while"
         smaller = Scale(hyperparameter="lr", factor=self.care.backoff, reason=why)
@@ -205,13 +230,48 @@ class Safeguard:
             SAFEGUARD, "accepted", act.reason if act else why, done=act, evidence=numbers
         )
 
-    def _return_gradually(self, at: int, hands: Hands) -> None:
+    def _wait(self, at: int, hands: Hands) -> None:
+        """Leave updates out until the data was looked at."""
+        bound = self.actuator.level + _AGAIN * self.care.z * self.course.scatter
+        if not self.care.wait or math.isnan(bound):
+            return
+        try:
+            why = "the run was rolled back: the next batches are looked at before they are learnt"
+            self._tell(Hold(on=True, reason=why), at, hands)
+        except InputError:  # another library's loop: it learns from them at once
+            return
+        self._waiting = {"since": at, "bound": bound, "losses": []}
+
+    def _look_ahead(self, waiting: dict[str, Any], loss: float, at: int, hands: Hands) -> None:
+        losses: list[float] = waiting["losses"]
+        losses.append(loss if math.isfinite(loss) else math.inf)
+        bound, waited = waiting["bound"], at - waiting["since"]
+        newest = median(losses[-_LOOKS:])
+        good = len(losses) >= _LOOKS and newest <= bound
+        if not good and waited < self.care.wait:
+            return
+        self._waiting, self._back_at = None, at
+        if not good:
+            why = f"for {waited} steps no better than {newest:.4g}: the data has changed"
+        elif waited == _LOOKS:
+            why = f"with the good weights the loss is {newest:.4g}, as it was: they learn again"
+        else:
+            why = f"the loss is {newest:.4g} again after {waited} steps: it was the data"
+        self._tell(Hold(on=False, reason=why), at, hands)
+        if good and waited > _LOOKS:
+            self._return_gradually("it was the data", at, hands)
+
+    def _tell(self, act: Ease | Hold, at: int, hands: Hands, subject: str | None = None) -> None:
+        """Do it, and have it in the book."""
+        self.actuator.carry_out(SAFEGUARD, act, at, hands)
+        self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject)
+
+    def _return_gradually(self, since: str, at: int, hands: Hands) -> None:
         self._back_at = -1
         if self.actuator.knobs.part(SAFEGUARD, "lr"):
-            why = f"{self.care.hold} steps since the roll back: the learning rate returns"
+            why = f"{since}: the learning rate returns"
             act = Ease(who=SAFEGUARD, hyperparameter="lr", reason=why)
-            self.actuator.carry_out(SAFEGUARD, act, at, hands)
-            self.book.tell(SAFEGUARD, "accepted", why, done=act, subject="lr")
+            self._tell(act, at, hands, "lr")
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -222,6 +282,7 @@ class Safeguard:
             "streak": self._streak,
             "batches": [[*batch] for batch in self._batches],
             "back_at": self._back_at,
+            "waiting": self._waiting,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -229,3 +290,4 @@ class Safeguard:
         self._alarms, self._streak = state["alarms"], state["streak"]
         self._batches = [(at, which, loss, norm) for at, which, loss, norm in state["batches"]]
         self._back_at = state["back_at"]
+        self._waiting = state.get("waiting")

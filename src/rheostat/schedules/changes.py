@@ -21,19 +21,20 @@ from rheostat.schedules.shapes import SHAPES, Array, ShapeName, between, first_r
 
 @register("schedule", "extend")
 def extend(of: Schedule, at: Steps, steps: Count) -> Schedule:
-    """The horizon moved out: what was left of the curve at step `at`, stretched over what is left.
+    """Another horizon: what was left of the curve at step `at`, stretched over what is left now.
 
-    Use: more budget in the middle of a run. The curve goes on without a jump, and falls more slowly
-     from there on.
+    Use: more budget in the middle of a run, or less. The curve goes on without a jump, and falls
+     more slowly from there on, or faster.
     Avoid: once it is at its floor: nothing is left to stretch; restart it instead.
     of: the old plan, with a horizon.
     at: the step of the change.
-    steps: the new horizon, beyond the old one.
+    steps: the new horizon, beyond `at`.
     """
     old = of.horizon
-    if old is None or steps < old:
-        planned = "no horizon" if old is None else f"{old} steps"
-        raise InputError(f"extend: steps={steps}: should be beyond the plan, which has {planned}")
+    if old is None:
+        raise InputError(f"extend: steps={steps}: the plan has no horizon to move")
+    if steps <= at:
+        raise InputError(f"extend: steps={steps}: should be beyond at={at}")
     if at >= old:
         raise InputError(f"extend: at={at}: nothing is left of the plan, which ends at {old}")
 
@@ -53,7 +54,11 @@ def extend(of: Schedule, at: Steps, steps: Count) -> Schedule:
 
     marks = [(first_reaching(k, moved(k), of.unit, inner), what) for k, what in of.marks]
     return replace(
-        of, curve=curve, horizon=steps, starts=starts, marks=(*marks, (at, "extended from here"))
+        of,
+        curve=curve,
+        horizon=steps,
+        starts=starts,
+        marks=(*marks, (at, "another horizon from here")),
     )
 
 
