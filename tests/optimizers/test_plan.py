@@ -203,35 +203,6 @@ def test_the_plan_is_changed_by_name() -> None:
         opt.plan.extend(5)
 
 
-def test_what_is_left_of_a_plan_can_be_kept() -> None:
-    lr, decay = S.cosine(1.0, steps=100), S.linear(0.1, steps=40)
-    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
-    groups = [{"params": [params[0]], "weight_decay": decay}, {"params": [params[1]]}]
-    opt: Any = rs.optimizer("sgd", groups, lr=lr, weight_decay=0.0)
-    for _ in range(10):
-        for param in params:
-            param.grad = torch.zeros(2)
-        opt.step()
-    assert opt.plan.left() == {("lr", 0): 90, ("lr", 1): 90, ("weight_decay", 0): 30}
-    before = opt.plan.schedules[0]["lr"]
-    opt.plan.finish_in(opt.plan.left())
-    assert opt.plan.schedules[0]["lr"] is before, "there was nothing to change"
-    opt.plan.finish_in({("lr", 0): 45, ("lr", 1): 45, ("weight_decay", 0): 60})
-    found = opt.plan.schedules
-    assert found[0]["lr"] is found[1]["lr"], "they go on sharing it"
-    assert [one.horizon for one in (found[0]["lr"], found[0]["weight_decay"])] == [55, 70]
-    assert found[0]["lr"](32) == pytest.approx(lr(54))
-    assert opt.plan.left() == {("lr", 0): 45, ("lr", 1): 45, ("weight_decay", 0): 60}
-
-
-def test_what_has_no_end_or_is_past_it_is_not_left() -> None:
-    param, opt = _made("sgd", lr=S.cosine(1.0, steps=3))
-    _steps(param, opt, 3)
-    assert opt.plan.left() == {}
-    assert _made("sgd", lr=S.constant(0.1))[1].plan.left() == {}
-    assert _made("sgd", lr=0.1)[1].plan.left() == {}
-
-
 def test_loading_neither_keeps_nor_overrides_a_plan_in_silence() -> None:
     param, opt = _made("sgd", lr=S.cosine(1.0, steps=10))
     _steps(param, opt, 4)

@@ -35,6 +35,7 @@ from rheostat.core.controller import (
 from rheostat.core.errors import InputError
 from rheostat.core.registry import register
 from rheostat.core.signal import Memory
+from rheostat.recipes import horizons
 from rheostat.recipes.decisions import decisions
 from rheostat.recipes.run import Run
 from rheostat.record.run import RunRecord
@@ -185,7 +186,7 @@ def test_after_a_roll_back_the_schedule_still_ends_with_the_run(tmp_path: Path) 
         assert "replanned" not in kinds, "the decision tells of it"
         rates = RunRecord.read(tmp_path / name).series["lr"]
         assert (rates[153:].argmax(), rates[153] < rates[100]) == (0, True), "without a jump"
-        left[name] = run.optimizer.plan.left()["lr", 0]
+        left[name] = horizons.left(run.optimizer)["lr", 0]
     skipped = 4  # losses that were not finite: no update, and the schedule waited
     assert left["on time"] == skipped
     assert left["late"] > skipped + 10

@@ -192,30 +192,6 @@ class Plan:
         arguments = {"steps": steps, "hyperparameter": hyperparameter, "group": group}
         return self._change(lambda old, at: extend(old, at, steps), "extend", arguments)
 
-    def left(self) -> dict[tuple[str, int], int]:
-        """What is left of each schedule up to its horizon, in its own unit, by hyperparameter and
-        group; those without one, past it, or not at a whole count are not there."""
-        self._learn()
-        return {
-            (name, index): one.horizon - int(self._groups[index][one.unit])
-            for index, schedules in enumerate(self.schedules)
-            for name, one in schedules.items()
-            if isinstance(one, Schedule) and one.horizon is not None
-            if float(self._groups[index][one.unit]).is_integer()
-            if self._groups[index][one.unit] < one.horizon
-        }
-
-    def finish_in(self, left: Mapping[tuple[str, int], int]) -> None:
-        """Move the horizons so that so much is left, as `left` gave it at another time."""
-        ends: dict[tuple[str, int], list[int]] = {}
-        now = self.left()
-        for (name, index), count in left.items():
-            if now.get((name, index), count) != count:
-                end = int(self._groups[index][self.schedules[index][name].unit]) + count
-                ends.setdefault((name, end), []).append(index)
-        for (name, end), groups in ends.items():
-            self.extend(end, name, group=groups)
-
     def change_peak(
         self,
         peak: float,

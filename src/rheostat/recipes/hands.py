@@ -17,6 +17,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.schedule import StateAction
 from rheostat.optimizers.followed import Followed
 from rheostat.recipes.bundle import Bundle, Progress, noted
+from rheostat.recipes.horizons import Left, finish_in, left
 from rheostat.recipes.recording import trained
 from rheostat.regimes.hands import Unable
 from rheostat.signals.norms import total_norm
@@ -41,7 +42,7 @@ class RunHands(Unable):
         self.slots: dict[int, dict[str, Any]] = {}
         """By slot: weights, optimizer and changes of plan, of their own."""
         self.stop_reason: str | None = None
-        self._left: dict[tuple[str, int], int] = {}
+        self._left: Left = {}
         """Of the schedules, before the last roll back."""
         self._bundle = bundle
         self._loss_of = loss_of
@@ -107,7 +108,7 @@ class RunHands(Unable):
 
     def roll_back(self, slot: int) -> None:
         """Weights, optimizer and schedules; generators, data and all else go on."""
-        self._left = self._bundle.optimizer.plan.left()
+        self._left = left(self._bundle.optimizer)
         self._bundle.put_back(self.slots[slot], self.progress)
 
     def catch_up(self) -> None:
@@ -115,7 +116,7 @@ class RunHands(Unable):
         plan = self._bundle.optimizer.plan
         listener, plan.listener = plan.listener, self._note  # the decision is on record
         try:
-            plan.finish_in(self._left)
+            finish_in(self._bundle.optimizer, self._left)
         finally:
             plan.listener = listener
 

@@ -79,7 +79,7 @@ class Care:
     streak: Count = 5
     backoff: Annotated[float, at.Gt(0), at.Le(1)] = 0.125
     hold: Count = 20
-    wait: Steps = 0
+    wait: Steps = 48
     on_time: bool = False
     suspects: Steps = 3
     bad_batches: Literal["skip", "keep"] = "skip"
