@@ -87,7 +87,7 @@ def test_divergence_is_seen_by_the_trend() -> None:
 
 def test_a_state_that_fails_twice_is_given_up_for_an_older_one() -> None:
     hands = Paper(lr=0.1)
-    regime = guarded(Care(every=20, survive=10, streak=3, keep=3))
+    regime = guarded(Care(every=20, survive=10, streak=3, keep=3, wait=0))
 
     def step(loss: float) -> None:
         regime.after(Now(1, True, loss), hands)
@@ -129,7 +129,7 @@ def test_rollbacks_have_a_cap() -> None:
 def test_batches_at_fault_are_looked_at_again_data_is_told_from_luck(policy: str) -> None:
     # Batch 10 of every 64 is spoilt. At 205 the weights are, which is no batch's fault.
     action: Literal["skip", "keep"] = "skip" if policy == "skip" else "keep"
-    care = Care(every=40, survive=20, suspects=5, bad_batches=action)
+    care = Care(every=40, survive=20, suspects=5, bad_batches=action, wait=0)
 
     def go_back(now: Now, memory: dict[str, int]) -> RollBack | None:
         memory["seen"] = memory.get("seen", 0) + 1
@@ -261,7 +261,7 @@ def test_a_good_state_that_comes_to_harm_at_once_is_put_back_again() -> None:
     # good state from its first loss on.
     def run(after: list[float]) -> list[Account]:
         noise, accounts, hands = random.Random(2), list[Account](), Paper(lr=0.1)
-        regime = guarded(Care(every=20, survive=10))
+        regime = guarded(Care(every=20, survive=10, wait=0))
         coming = iter(after)
         for update in range(1, 190):
             broken = 9.0 if update > 150 else 2.0

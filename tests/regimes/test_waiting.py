@@ -68,7 +68,7 @@ def guarded(care: Care = CARE, *controllers: Controller) -> Regime:
 def test_good_data_is_learnt_from_after_three_looks() -> None:
     run = Data(guarded(), lambda at: None).run(320)
     (back,) = run.told("roll_back")
-    on, off = run.told("hold")
+    on, off = run.told("wait")
     assert (on.at, off.at) == (back.at, back.at + 3)
     assert run.applied.count(False) == 3
     assert "as it was: they learn again" in off.reason
@@ -81,7 +81,7 @@ def test_good_data_is_learnt_from_after_three_looks() -> None:
 def test_bad_data_is_waited_for_and_the_rate_returns_at_once() -> None:
     run = Data(guarded(), lambda at: 5.0 if BROKEN[0] <= at < 180 else None).run(260)
     (back,) = run.told("roll_back")
-    off = run.told("hold")[1]
+    off = run.told("wait")[1]
     assert 180 + 2 <= off.at <= 180 + 4, "two of three losses are good again"
     assert "it was the data" in off.reason
     assert run.applied.count(False) == off.at - back.at
@@ -92,7 +92,7 @@ def test_bad_data_is_waited_for_and_the_rate_returns_at_once() -> None:
 @pytest.mark.parametrize("level", [5.0, math.nan])
 def test_data_that_stays_so_is_learnt_in_the_end(level: float) -> None:
     run = Data(guarded(), lambda at: level if at >= BROKEN[0] else None).run(230)
-    back, off = run.told("roll_back")[0], run.told("hold")[1]
+    back, off = run.told("roll_back")[0], run.told("wait")[1]
     assert off.at == back.at + CARE.wait
     assert "the data has changed" in off.reason
     assert run.applied[off.at]
@@ -102,13 +102,13 @@ def test_without_a_wait_it_learns_at_once() -> None:
     run = Data(guarded(Care(every=20, survive=10, wait=0)), lambda at: None).run(230)
     assert run.told("roll_back")
     assert all(run.applied)
-    assert not run.told("hold")
+    assert not run.told("wait")
 
 
 def test_a_limit_that_was_set_holds_again_afterwards() -> None:
     script: Script = {100: Limit(norm=5.0, reason="r"), 163: Limit(norm=4.0, reason="r")}
     run = Data(guarded(CARE, scripted("c", script)), lambda at: None).run(200)
-    back, off = run.told("roll_back")[0], run.told("hold")[1]
+    back, off = run.told("roll_back")[0], run.told("wait")[1]
     assert back.at < 163 < off.at, "the second is asked for while updates are left out"
     limits = [said[1] for said in run.hands.said if said[0] == "limit"]
     assert limits == [5.0, 5.0, 0.0, 0.0, 4.0]
@@ -122,7 +122,7 @@ def test_a_loop_that_cannot_leave_updates_out_goes_on() -> None:
     run = Data(guarded(), lambda at: None, Foreign(lr=0.1)).run(230)
     assert run.told("roll_back")
     assert all(run.applied)
-    assert not run.told("hold")
+    assert not run.told("wait")
     with pytest.raises(InputError, match="cannot skip updates by their norm"):
         run.hands.limit(0.0)
 
@@ -132,7 +132,7 @@ def test_a_new_beginning_learns_at_once() -> None:
     again = replace(scripted("c", script), keeps_start=True)
     run = Data(guarded(CARE, again), lambda at: 5.0 if at >= BROKEN[0] else None).run(230)
     assert [a.who for a in run.told("roll_back")] == ["safeguard", "c"]
-    on, off = run.told("hold")
+    on, off = run.told("wait")
     assert on.at < off.at == 164
     assert off.reason == "a new beginning learns at once"
     assert all(run.applied[164:])

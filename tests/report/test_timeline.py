@@ -80,6 +80,28 @@ def test_a_window_that_is_not_full_says_nothing(tmp_path: Path) -> None:
     assert [entry.outcome for entry in found] == [None, None]
 
 
+def test_skipped_updates_in_a_row_are_one_entry_where_only_numbers_differ(tmp_path: Path) -> None:
+    reasons = {30: "norm 1.5e+03", 31: "norm 7", 32: "norm 0.2", 33: "a NaN", 35: "a NaN"}
+    found = entries_of(
+        tmp_path, {batch: [("skipped", {"reason": why})] for batch, why in reasons.items()}
+    )
+    assert [(one.batch, one.times, one.why) for one in found] == [
+        (30, 3, "norm 1.5e+03"),
+        (33, 1, "a NaN"),
+        (35, 1, "a NaN"),
+    ]
+    apart = [
+        entries_of(tmp_path / str(batch), {batch: [("skipped", {"reason": "x"})]})[0].outcome
+        for batch in (30, 32)
+    ]
+    assert all(apart)
+    whole, (first, last) = found[0].outcome, apart
+    assert whole is not None
+    assert first is not None
+    assert last is not None
+    assert (whole.before, whole.after) == (first.before, last.after)
+
+
 def test_who_did_what_is_no_decision(tmp_path: Path) -> None:
     replan = {"operation": "extend", "group": 0, "hyperparameter": "lr", "at": 3}
     curves = {

@@ -32,16 +32,16 @@ class LeaveOut(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hold(Request):
+class Wait(Request):
     """Leave out every update until further notice, or go on. Only the safeguard decides so."""
 
-    kind: ClassVar[str] = "hold"
+    kind: ClassVar[str] = "wait"
 
     on: bool
 
 
-Act = Decision | Ease | LeaveOut | Hold
-_OWN: Mapping[str, type[Ease | LeaveOut | Hold]] = {o.kind: o for o in (Ease, LeaveOut, Hold)}
+Act = Decision | Ease | LeaveOut | Wait
+_OWN: Mapping[str, type[Ease | LeaveOut | Wait]] = {o.kind: o for o in (Ease, LeaveOut, Wait)}
 
 
 Verdict = Literal["accepted", "bounded", "refused", "trial", "kept", "undone"]

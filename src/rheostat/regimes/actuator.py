@@ -8,7 +8,7 @@ from typing import Any
 
 from rheostat.core.controller import Anchor, Grow, Limit, Move, Restart, RollBack, Scale, Stop
 from rheostat.core.errors import InputError
-from rheostat.regimes.account import Act, Ease, Hold, LeaveOut
+from rheostat.regimes.account import Act, Ease, LeaveOut, Wait
 from rheostat.regimes.hands import Hands
 from rheostat.regimes.knobs import Bounds, Knobs
 from rheostat.regimes.ring import Ring, Saved
@@ -30,7 +30,7 @@ class Actuator:
         self.knobs = Knobs(bounds)
         self.ring = Ring(keep, start=start)
         self.limit = math.inf
-        self.held = False
+        self.waits = False
         """Whether every update is left out."""
         self.growth = 1.0
         self.segment = 0
@@ -52,9 +52,9 @@ class Actuator:
             case Move():
                 self._moves[act.hyperparameter] = _begun(act, hands.planned(act.hyperparameter))
             case Limit():
-                self._limit(hands, act.norm, held=self.held)
-            case Hold():
-                self._limit(hands, self.limit, held=act.on)
+                self._limit(hands, act.norm, waits=self.waits)
+            case Wait():
+                self._limit(hands, self.limit, waits=act.on)
             case Restart():
                 hands.restart(act.state)
             case RollBack():
@@ -76,9 +76,9 @@ class Actuator:
         """The state that a roll back would put back."""
         return self.ring.start if act.start else self.ring.newest(at - act.before)
 
-    def _limit(self, hands: Hands, norm: float, *, held: bool) -> None:
-        hands.limit(0.0 if held else norm)  # no gradient is as small as that
-        self.limit, self.held = norm, held
+    def _limit(self, hands: Hands, norm: float, *, waits: bool) -> None:
+        hands.limit(0.0 if waits else norm)  # no gradient is as small as that
+        self.limit, self.waits = norm, waits
 
     def _roll_back(self, act: RollBack, at: int, hands: Hands) -> None:
         state = self.ring.roll_back(hands, at - act.before)
@@ -92,7 +92,7 @@ class Actuator:
         self.knobs.apply(hands)
         if self.growth != 1:
             hands.grow(self.growth)
-        self._limit(hands, self.limit, held=self.held)
+        self._limit(hands, self.limit, waits=self.waits)
         for name, shares in self._moved.items():
             for group, value in shares:
                 hands.move(name, group, value)
@@ -118,7 +118,7 @@ class Actuator:
             "knobs": self.knobs.state_dict(),
             "ring": self.ring.state_dict(),
             "limit": self.limit,
-            "held": self.held,
+            "waits": self.waits,
             "growth": self.growth,
             "segment": self.segment,
             "moves": {name: {**move} for name, move in self._moves.items()},
@@ -130,7 +130,7 @@ class Actuator:
         self.knobs.load_state_dict(state["knobs"])
         self.ring.load_state_dict(state["ring"])
         self.limit, self.growth = state["limit"], state["growth"]
-        self.held = state.get("held", False)
+        self.waits = state.get("waits", False)
         self.segment = state["segment"]
         self._moves = {name: {**move} for name, move in state["moves"].items()}
         self._moved = {name: [(g, v) for g, v in of] for name, of in state["moved"].items()}

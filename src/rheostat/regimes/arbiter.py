@@ -147,7 +147,7 @@ class Arbiter:
     def follow(self, now: Now, at: int, hands: Hands) -> int | None:
         """Measure the trial that is under way, and lift a limit that skips too much. Returns how
         many steps ago a trial began that ended here and did great harm, None without one."""
-        self._skipped = 0 if now.applied or self.actuator.held else self._skipped + 1
+        self._skipped = 0 if now.applied or self.actuator.waits else self._skipped + 1
         if self._skipped >= self.terms.skips and self.actuator.limit < math.inf:
             self._act(
                 ARBITER,

@@ -21,7 +21,7 @@ import annotated_types as at
 from rheostat.core.controller import Now, RollBack, Scale, Stop
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, Positive, Steps, check_arguments
-from rheostat.regimes.account import Ease, Hold, LeaveOut
+from rheostat.regimes.account import Ease, LeaveOut, Wait
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.book import Book
 from rheostat.regimes.course import Course
@@ -178,8 +178,8 @@ class Safeguard:
         self._back_at = at
         # A run that begins anew has the warm-up of its schedule.
         if self.actuator.anew:
-            if self.actuator.held:
-                self._tell(Hold(on=False, reason="a new beginning learns at once"), at, hands)
+            if self.actuator.waits:
+                self._tell(Wait(on=False, reason="a new beginning learns at once"), at, hands)
             self._waiting = None
             return []
         self._wait(at, hands)
@@ -237,7 +237,7 @@ class Safeguard:
             return
         try:
             why = "the run was rolled back: the next batches are looked at before they are learnt"
-            self._tell(Hold(on=True, reason=why), at, hands)
+            self._tell(Wait(on=True, reason=why), at, hands)
         except InputError:  # another library's loop: it learns from them at once
             return
         self._waiting = {"since": at, "bound": bound, "losses": []}
@@ -257,11 +257,11 @@ class Safeguard:
             why = f"with the good weights the loss is {newest:.4g}, as it was: they learn again"
         else:
             why = f"the loss is {newest:.4g} again after {waited} steps: it was the data"
-        self._tell(Hold(on=False, reason=why), at, hands)
+        self._tell(Wait(on=False, reason=why), at, hands)
         if good and waited > _LOOKS:
             self._return_gradually("it was the data", at, hands)
 
-    def _tell(self, act: Ease | Hold, at: int, hands: Hands, subject: str | None = None) -> None:
+    def _tell(self, act: Ease | Wait, at: int, hands: Hands, subject: str | None = None) -> None:
         """Do it, and have it in the book."""
         self.actuator.carry_out(SAFEGUARD, act, at, hands)
         self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject)

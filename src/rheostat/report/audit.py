@@ -149,7 +149,8 @@ def counted(number: float, what: str) -> str:
 
 def percent(change: float) -> str:
     """A relative change, such as −20 %."""
-    return f"{100 * change:+.2g} %".replace("-", "−")
+    value = 100 * change
+    return f"{value:{'+.0f' if abs(value) >= 10 else '+.2g'}} %".replace("-", "−")
 
 
 def _data(entry: Entry) -> dict[str, Any]:
@@ -185,4 +186,5 @@ def _loss(entry: Entry) -> str:
         return ""
     before, after = entry.outcome.before, entry.outcome.after
     change = f" ({percent(entry.moved)})" if math.isfinite(entry.moved) else ""
-    return f"{before:.4g} → {after:.4g}{change}"
+    known = f"{before:.4g}" if math.isfinite(before) else "unknown"
+    return f"{known} → {after:.4g}{change}"

@@ -4,9 +4,10 @@ updates, restarts, changes of plan, interruptions; and what the loss did after e
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, cast, get_args
 
 import numpy as np
@@ -26,6 +27,7 @@ OTHERS = ("skipped", "restarted", "replanned", "resumed", "unrecorded")
 """What takes the place of a verdict in an entry that is no decision."""
 
 _WINDOW = Terms().window
+_NUMBER = re.compile(r"\d[\d.e+-]*")
 _FIELDS = frozenset(field.name for field in fields(Account))
 _Told: TypeAlias = tuple[str, str, str | None, str, str]
 """Who, verdict, subject, change and why of an entry."""
@@ -48,7 +50,7 @@ class Entry:
         why: in words; `evidence` the numbers that triggered it.
         outcome: what the loss did: medians of the windows up to it and after it; None where a
             window is not full. The regime's own where it gave one.
-        times: how often it was refused in a row.
+        times: how often it was refused, or updates were skipped for this reason, in a row.
         account: of a decision.
     """
 
@@ -122,7 +124,26 @@ def timeline(record: RunRecord) -> list[Entry]:
             why = error if isinstance(error, InputError) else f"no {event.kind} of ours ({error!r})"
             line = f"{record.directory / LOG_NAME}:{event.seq + 1}"
             raise InputError(f"{line}: {why}") from error
-    return sorted(found, key=lambda entry: entry.batch)
+    return _folded(sorted(found, key=lambda entry: entry.batch))
+
+
+def _folded(entries: list[Entry]) -> list[Entry]:
+    """One entry for updates in a row that were skipped for the same reason, up to its numbers."""
+    found: list[Entry] = []
+    for entry in entries:
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and last.verdict == entry.verdict == "skipped"
+            and entry.batch == last.batch + last.times
+            and _NUMBER.sub("", entry.why) == _NUMBER.sub("", last.why)
+        ):
+            first, newest = last.outcome, entry.outcome
+            outcome = first and newest and Outcome(first.before, newest.after)
+            found[-1] = replace(last, times=last.times + 1, outcome=outcome)
+        else:
+            found.append(entry)
+    return found
 
 
 def summary(entries: Iterable[Entry]) -> Summary:
@@ -238,7 +259,10 @@ def _words(act: Mapping[str, Any]) -> str:
             norm = float(act["norm"])
             return f"norms up to {norm:.4g}" if math.isfinite(norm) else "lifted"
         case "roll_back":
-            return f"{act['before']} steps back" if act.get("before") else ""
+            said = f"{act['before']} steps back" if act.get("before") else ""
+            return f"{said}, schedules on time" if said and act.get("on_time") else said
+        case "wait":
+            return "updates are left out" if act["on"] else "updates go on"
         case "leave_out":
             return f"batch {act['position']}"
         case "ease":
