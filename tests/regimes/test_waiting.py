@@ -130,12 +130,14 @@ def test_a_loop_that_cannot_leave_updates_out_goes_on() -> None:
 def test_a_new_beginning_learns_at_once() -> None:
     script: Script = {164: RollBack(start=True, reason="r")}
     again = replace(scripted("c", script), keeps_start=True)
-    run = Data(guarded(CARE, again), lambda at: 5.0 if at >= BROKEN[0] else None).run(230)
+    run = Data(guarded(CARE, again), lambda at: 5.0 if at >= BROKEN[0] else None).run(185)
     assert [a.who for a in run.told("roll_back")] == ["safeguard", "c"]
     on, off = run.told("wait")
     assert on.at < off.at == 164
     assert off.reason == "a new beginning learns at once"
     assert all(run.applied[164:])
+    assert [a.at for a in run.told("scale")] == [on.at, off.at], "smaller steps, and no longer"
+    assert run.hands.factor() == 1.0
 
 
 @pytest.mark.parametrize("cut", [161, 170, 185])

@@ -175,13 +175,10 @@ class Safeguard:
             self._look_again(position, loss, norm, at, hands)
         self._alarms = self._streak = 0
         self._batches = []
-        self._back_at = at
-        # A run that begins anew has the warm-up of its schedule.
         if self.actuator.anew:
-            if self.actuator.waits:
-                self._tell(Wait(on=False, reason="a new beginning learns at once"), at, hands)
-            self._waiting = None
+            self._begin_anew(at, hands)
             return []
+        self._back_at = at
         self._wait(at, hands)
         if self.care.backoff == 1 or not hands.planned("lr"):
             return []
@@ -230,6 +227,17 @@ class Safeguard:
             SAFEGUARD, "accepted", act.reason if act else why, done=act, evidence=numbers
         )
 
+    def _begin_anew(self, at: int, hands: Hands) -> None:
+        """End what an earlier roll back began: the start has the warm-up of its schedule."""
+        if self.actuator.waits:
+            self._tell(Wait(on=False, reason="a new beginning learns at once"), at, hands)
+        self._waiting, self._back_at = None, -1
+        part = self.actuator.knobs.part(SAFEGUARD, "lr")
+        if part:
+            why = "a new beginning has the warm-up of its schedule"
+            back = Scale(hyperparameter="lr", factor=2.0**-part, reason=why)
+            self._tell(back, at, hands, "lr")
+
     def _wait(self, at: int, hands: Hands) -> None:
         """Leave updates out until the data was looked at."""
         bound = self.actuator.level + _AGAIN * self.care.z * self.course.scatter
@@ -261,7 +269,9 @@ class Safeguard:
         if good and waited > _LOOKS:
             self._return_gradually("it was the data", at, hands)
 
-    def _tell(self, act: Ease | Wait, at: int, hands: Hands, subject: str | None = None) -> None:
+    def _tell(
+        self, act: Ease | Scale | Wait, at: int, hands: Hands, subject: str | None = None
+    ) -> None:
         """Do it, and have it in the book."""
         self.actuator.carry_out(SAFEGUARD, act, at, hands)
         self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject)
