@@ -137,6 +137,7 @@ def test_a_warning_says_where(text: str, line: str) -> None:
         ("RH026", "regime[0]"),
         ("RH027", "regime[0]"),
         ("RH028", "regime[0]"),
+        ("RH029", "regime[0]"),
     ],
 )
 def test_a_problem_stands_where_its_key_is_written(code: str, path: str) -> None:

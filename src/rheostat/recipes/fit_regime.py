@@ -181,6 +181,19 @@ def _nothing_to_begin_from(watch: Watch) -> Found:
             yield piece.path, f"{what}; safeguards: true keeps them"
 
 
+def _restarts_of_a_changed_plan(watch: Watch) -> Found:
+    care = watch.parts.safeguards
+    for piece in watch.named(RESTARTS):
+        if care is not None and care["on_time"]:
+            yield (
+                piece.path,
+                (
+                    f"{piece.ref} begins the schedule of lr again, and not one that was changed in "
+                    "mid-run, as on_time does after a roll back; leave one of the two out"
+                ),
+            )
+
+
 REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH020": _nothing_to_act_on,
     "RH021": _nothing_to_restart,
@@ -191,5 +204,6 @@ REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH026": _two_movers,
     "RH027": _no_noise,
     "RH028": _nothing_to_begin_from,
+    "RH029": _restarts_of_a_changed_plan,
 }
 """Code -> what finds it in a recipe with a regime."""
