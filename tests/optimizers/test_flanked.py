@@ -4,6 +4,7 @@ does eagerly."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import rheostat as rs
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Hyper, State, Transform
-from rheostat.optimizers import native
+from rheostat.optimizers import flanked, native
 from rheostat.optimizers.flanked import FlankedKernel
 
 FLANKED = ["muon", "normuon", "scion", "soap", "shampoo", "galore", "psgd_kron", "adam_mini"]
@@ -65,10 +66,12 @@ def test_half_precision_carries_a_rounding_on(dtype: torch.dtype) -> None:
 def test_a_kernel_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above compare two ways: compiled programs run in the one and not in the other."""
     calls: list[int] = []
-    launch = native.launch
-    monkeypatch.setattr(
-        "rheostat.optimizers.flanked.launch", lambda *given: calls.append(1) or launch(*given)
-    )
+
+    def counted(text: str, vector: Tensor, columns: Sequence[Sequence[Tensor]]) -> None:
+        calls.append(1)
+        native.launch(text, vector, columns)
+
+    monkeypatch.setattr(flanked, "launch", counted)
     _trained("muon", "eager", torch.float32)
     assert not calls
     _trained("muon", "compiled", torch.float32)
@@ -95,7 +98,11 @@ def test_large_matrices_choose_it() -> None:
 
 def test_without_a_compiler_it_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     eager = _trained("muon", "eager", torch.float32)
-    monkeypatch.setattr("rheostat.optimizers.flanked.compiles", lambda _: False)
+
+    def fails(text: str) -> bool:
+        return not text
+
+    monkeypatch.setattr(flanked, "compiles", fails)
     assert all(map(torch.equal, eager, _trained("muon", "compiled", torch.float32)))
 
 

@@ -33,7 +33,6 @@ class FlankedKernel:
     finishes = True
 
     def __init__(self, rule: Transform) -> None:
-        self._rule = rule
         found = _flanks(rule)
         assert found is not None
         self._before, self._middle, self._after = found
@@ -66,13 +65,12 @@ class FlankedKernel:
         # One piece of memory for all that is handed over: it stays in the cache.
         longest = max(item.param.numel() for item in items)
         scratch: dict[torch.dtype, Tensor] = {}
-        vectors: dict[tuple[int, float], list[Tensor | None]] = {}
+        vectors: dict[tuple[int, float], tuple[Tensor | None, Tensor]] = {}
         for item in items:
             key = (id(item.numbers), item.same)
             if key not in vectors:
-                vectors[key] = [
-                    flank and flank.vector(item) for flank in (self._before, self._after)
-                ]
+                first = self._before and self._before.vector(item)
+                vectors[key] = first, self._after.vector(item)
             before, after = vectors[key]
             hyper = item.hyper  # which holds the gradient
             update, state, param = item.update, item.state, item.param
@@ -84,8 +82,8 @@ class FlankedKernel:
                 update = handed
             for piece in self._middle:
                 update = checked(piece, item, piece.update(update, state, param, hyper))
-            assert after is not None
             self._after.run(after, item, update.to(param.dtype).contiguous())
+        # A graph that still holds the parameters must notice that they have moved.
         increment_version([item.param for item in items])
 
 

@@ -205,7 +205,7 @@ def _gram(x: Tensor, tall: bool, gram: Tensor) -> None:
         return
     # On the CPU the transposed product is a quarter faster in pieces that the cache holds.
     rows = _CHUNK if x.device.type == "cpu" else x.shape[0]
-    first, *others = x.split(rows)
+    first, *others = cast("tuple[Tensor, ...]", x.split(rows))
     torch.mm(first.mT, first, out=gram)
     for piece in others:
         gram.addmm_(piece.mT, piece)
@@ -223,12 +223,13 @@ def _first(gram: Tensor, b: float, c: float, tight: bool, eps: float, value: Ten
     gram.div_(trace)
     torch.mm(gram, gram, out=value)
     factor = trace.rsqrt()
+    share: Tensor | float = c
     if tight:
         # ‖G²‖_F = (Σσ⁸)^½ bounds the largest σ⁴, and lies far below (Σσ²)².
         bound = norm(value).to(exact).clamp_(min=tiny**0.5)
         gram.mul_(bound.rsqrt())
-        c, factor = c / bound, factor * bound.pow(-0.25)
-    value.mul_(c).add_(gram, alpha=b)
+        share, factor = c / bound, factor * bound.pow(-0.25)
+    value.mul_(share).add_(gram, alpha=b)
     return factor
 
 
