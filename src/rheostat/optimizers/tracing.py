@@ -235,7 +235,6 @@ _ROW_BY_ROW: Mapping[Any, tuple[Any, tuple[Any, ...]]] = {
     ),
 }
 """Sums over a tensor -> the same over each row, kept as a column."""
-
 _cache: dict[tuple[Any, ...], Traced | None] = {}
 
 
@@ -310,6 +309,7 @@ def _measured(
 def through(
     pieces: Sequence[Transform], update: Tensor, state: State, param: Tensor, hyper: Hyper
 ) -> Tensor:
+    """What the pieces make of an update. Raises TypeError where one changes its shape."""
     for piece in pieces:
         update = piece.update(update, state, param, hyper)
         if update.shape != param.shape:  # the eager run says so
