@@ -149,7 +149,7 @@ def near_polar(
     factor: Tensor | None = None
     short = min(x.shape)
     long = short >= _SHORT and max(x.shape) >= _LONG * short
-    # Products go where nothing is read any more: fresh memory takes a fifth of a product's time.
+    # Products go where nothing is read any more: fresh memory costs up to a fifth of one.
     gram, value, product, spare = x.new_empty(4, short, short).unbind()
     other: Tensor | None = None
     for phase in _phases(how.polynomials, dtype, long):
