@@ -3,6 +3,7 @@ threads, and nothing that breaks where there is no compiler."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -100,6 +101,26 @@ def test_the_bits_do_not_depend_on_the_threads(name: str) -> None:
         torch.set_num_threads(threads)
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+def test_what_is_multiplied_by_nothing_is_not_read() -> None:
+    """A measurement does not see weights whose decay is 0; a buffer that is written stays itself,
+    and so does the gradient."""
+    for decay in (0.0, 0.1):
+        (param,) = params = _params((200,))
+        opt = rs.optimizer("dadapt_adam", params, mode="compiled", weight_decay=decay)
+        given = param.grad = torch.ones_like(param)
+        param.data[3] = float("nan")
+        opt.step()
+        found = opt.param_groups[0]["d"], opt.param_groups[0]["numerator_weighted"]
+        assert all(map(math.isfinite, found)) == (decay == 0)
+        assert torch.equal(given, torch.ones_like(given))
+    (param,) = params = _params((200,))
+    given = param.grad = torch.full_like(param, 2.0)
+    opt = rs.optimizer("adamw", params, mode="compiled", betas=(0.0, 0.0))
+    opt.step()
+    assert torch.equal(given, torch.full_like(given, 2.0))
+    assert torch.equal(opt.state[param]["exp_avg"], given)
 
 
 def test_sums_are_taken_in_double_precision() -> None:

@@ -25,6 +25,7 @@ _TRUTH: Mapping[str, str] = {
     "bitwise_and": "{0} & {1}",
     "bitwise_or": "{0} | {1}",
 }
+PRODUCT = "{0} * {1}"
 # A NaN is smaller than nothing, and stays.
 _AT_LEAST = "({0} < {1} ? {1} : {0})"
 _AT_MOST = "({1} < {0} ? {1} : {0})"
@@ -33,7 +34,7 @@ _CODE: Mapping[str, str] = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
     "rsub": "{1} - {0}",
-    "mul": "{0} * {1}",
+    "mul": PRODUCT,
     "div": "{0} / {1}",
     "maximum": _AT_LEAST,
     "minimum": _AT_MOST,

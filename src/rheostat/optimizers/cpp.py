@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from rheostat.optimizers.assignments import Assignments, Value
+from rheostat.optimizers.assignments import PRODUCT, Assignments, Value
 
 _HEAD = """\
 #include <cstdint>
@@ -208,7 +208,7 @@ class _Writer:
         ]
         for number in range(rule.passes):
             given = [
-                *(f"t{place}" for place in self._places(number)),
+                *(self._address(number, place) for place in self._places(number)),
                 *map(self._name, self._numbers(number)),
                 f"k, n, sums + k * {count}",
             ]
@@ -230,6 +230,26 @@ class _Writer:
         for place, result in enumerate(rule.results):
             lines.append(f"  results[{place}] += {self._name(result)};")
         return [*lines, "  free(sums);", "}"]
+
+    def _address(self, number: int, place: int) -> str:
+        """Where a pass finds a tensor. Of one that it only multiplies by a number, such as the
+        weights by their decay, nothing is read where that is 0: it gets the gradient instead, which
+        it reads anyway."""
+        rule, own = self._rule, f"t{place}"
+        needed, places = rule.needed(number), self._places(number)
+        roots = [store.value for store in rule.writes_of(number)]
+        roots += [total.inputs[0] for total in rule.sums_of(number)]
+        load = next((value for value, held in needed if held == place), None)
+        written = any(store.place == place for store in rule.writes_of(number))
+        if load is None or load in roots or written or place == 1 or 1 not in places:
+            return own
+        users = [value for value, held in needed if held is None and load in value.inputs]
+        factors = {one for user in users for one in user.inputs if one is not load}
+        factor = factors.pop() if len(factors) == 1 else None
+        number_only = isinstance(factor, Value) and not factor.wide
+        if not number_only or any(user.code != PRODUCT for user in users):
+            return own
+        return f"{self._name(factor)} == 0 ? t1 : {own}"
 
     def _settled(self, level: int) -> list[str]:
         """The numbers that are known from the end of a pass on."""

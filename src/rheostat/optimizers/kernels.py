@@ -16,6 +16,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.device import DEVICE_TYPES
+from rheostat.optimizers.flanked import FlankedKernel
 from rheostat.optimizers.fused import FusedKernel
 from rheostat.optimizers.gathered import GatheredKernel
 from rheostat.optimizers.native import NativeKernel, compiler_at_hand
@@ -57,12 +58,12 @@ def choose_mode(
 
     Raises InputError for a mode that the rule cannot have.
     """
-    fusible, compilable = FusedKernel.can_run(rule), CompiledKernel.can_run(rule)
+    fusible = FusedKernel.can_run(rule)
     if mode == "fused" and not fusible:
         raise InputError(
             f"mode='fused': torch has no fused kernel for {rule.name}; 'auto' runs it fast without"
         )
-    if mode == "compiled" and not compilable:
+    if mode == "compiled" and not _compilable(rule, params):
         raise InputError(
             f"mode='compiled': {rule.name} needs parameters in their shape, or branches on a "
             "number; 'auto' runs it eagerly"
@@ -77,9 +78,15 @@ def choose_mode(
         return "fused"
     # A fused kernel that would have to copy the gradients first is the second choice.
     pays = sum(param.numel() for param in params) >= COMPILE_FROM
-    if pays and compilable and compiler_at_hand():
+    if pays and _compilable(rule, params) and compiler_at_hand():
         return "compiled"
     return "fused" if fusible else "eager"
+
+
+def _compilable(rule: Transform, params: Sequence[Tensor]) -> bool:
+    """Whether the whole rule can be compiled, or on the CPU what it begins and ends with."""
+    on_cpu = all(param.device.type == "cpu" for param in params)
+    return CompiledKernel.can_run(rule) or (on_cpu and FlankedKernel.can_run(rule))
 
 
 def make_kernels(rule: Transform, mode: Mode) -> list[Kernel]:
@@ -87,6 +94,8 @@ def make_kernels(rule: Transform, mode: Mode) -> list[Kernel]:
     kernels: list[Kernel] = []
     if mode == "fused":
         kernels.append(FusedKernel(rule))
+    elif mode == "compiled" and not CompiledKernel.can_run(rule):
+        kernels.append(FlankedKernel(rule))
     elif mode == "compiled":
         native = NativeKernel.can_run(rule)
         kernels += [NativeKernel(rule)] if native else []

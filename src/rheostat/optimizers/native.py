@@ -66,30 +66,12 @@ class NativeKernel:
         for name in self._names:
             dtype = torch.float64 if name in self._doubles else param.dtype
             tensors.append((state[name], dtype))
-        return (
-            param.dtype in (torch.float32, torch.float64)
-            and all(
-                # An address says nothing of what a subclass holds.
-                type(one) in _PLAIN
-                and one.device.type == "cpu"
-                and one.dtype is dtype
-                and one.is_contiguous()
-                for one, dtype in tensors
-            )
-            and all(_library(one[1]) is not None for one in (self._moving, self._measuring) if one)
-        )
+        texts = [one[1] for one in (self._moving, self._measuring) if one]
+        return lie_plain(tensors) and all(map(compiles, texts))
 
     def takes(self, item: Item) -> bool:
         """Dense gradients, and neither they nor the parameter with holes."""
-        param, gradient = item.param, item.update
-        return (
-            item.frame is None
-            and type(gradient) is Tensor
-            and gradient.dtype is param.dtype
-            and gradient.layout is torch.strided
-            and gradient.is_contiguous()
-            and param.is_contiguous()
-        )
+        return takes_address(item)
 
     @property
     def measures(self) -> bool:
@@ -118,7 +100,7 @@ class NativeKernel:
         """Move the batch's parameters and write their buffers."""
         graph, text = self._moving
         vector = graph.numbers({**batch.numbers, "step": batch.count}, {})
-        self._launch(text, vector, batch.params, batch.gradients, batch.states, None)
+        launch(text, vector, self._columns(batch.params, batch.gradients, batch.states))
         increment_version(batch.params)
 
     def _call(
@@ -134,35 +116,71 @@ class NativeKernel:
             vector = graph.numbers({**first.numbers, "step": first.step}, first.measured or {})
             params, gradients = [item.param for item in batch], [item.update for item in batch]
             states = [item.state for item in batch]
-            self._launch(text, vector, params, gradients, states, results)
+            launch(text, vector, self._columns(params, gradients, states), results)
 
-    def _launch(
+    def _columns(
         self,
-        text: str,
-        vector: Tensor,
         params: Sequence[Tensor],
         gradients: Sequence[Tensor],
         states: Sequence[Mapping[str, Tensor]],
-        results: Tensor | None,
-    ) -> None:
-        library = _library(text)
-        assert library is not None  # or nothing would have suited
-        names = self._names
-        addresses = array.array("Q")
-        for param, gradient, state in zip(params, gradients, states, strict=True):
-            addresses.append(param.data_ptr())
-            addresses.append(gradient.data_ptr())
-            for name in names:
-                addresses.append(state[name].data_ptr())
-        lengths = array.array("q", [param.numel() for param in params])
-        library[params[0].dtype](
-            len(params),
-            lengths.buffer_info()[0],
-            addresses.buffer_info()[0],
-            vector.data_ptr(),
-            0 if results is None else results.data_ptr(),
-            torch.get_num_threads(),
-        )
+    ) -> list[Sequence[Tensor]]:
+        return [params, gradients, *([state[name] for state in states] for name in self._names)]
+
+
+def lie_plain(tensors: Sequence[tuple[Tensor, torch.dtype]]) -> bool:
+    """Whether real tensors, of which the parameter is the first, lie on the CPU without holes, each
+    with the dtype beside it."""
+    return tensors[0][1] in (torch.float32, torch.float64) and all(
+        # An address says nothing of what a subclass holds.
+        type(one) in _PLAIN
+        and one.device.type == "cpu"
+        and one.dtype is dtype
+        and one.is_contiguous()
+        for one, dtype in tensors
+    )
+
+
+def takes_address(item: Item) -> bool:
+    """Whether the item's gradient is dense, and neither it nor the parameter has holes."""
+    param, gradient = item.param, item.update
+    return (
+        item.frame is None
+        and type(gradient) is Tensor
+        and gradient.dtype is param.dtype
+        and gradient.layout is torch.strided
+        and gradient.is_contiguous()
+        and param.is_contiguous()
+    )
+
+
+def compiles(text: str) -> bool:
+    """Whether the machine's compiler makes a library of a source."""
+    return _library(text) is not None
+
+
+def launch(
+    text: str,
+    vector: Tensor,
+    columns: Sequence[Sequence[Tensor]],
+    results: Tensor | None = None,
+) -> None:
+    """Run a program over many parameters, each with a place in every column: the parameters, the
+    gradients, and the buffers in their order."""
+    library = _library(text)
+    assert library is not None  # or nothing would have suited
+    params = columns[0]
+    addresses = array.array("Q")
+    for row in zip(*columns, strict=True):
+        addresses.extend([one.data_ptr() for one in row])
+    lengths = array.array("q", [param.numel() for param in params])
+    library[params[0].dtype](
+        len(params),
+        lengths.buffer_info()[0],
+        addresses.buffer_info()[0],
+        vector.data_ptr(),
+        0 if results is None else results.data_ptr(),
+        torch.get_num_threads(),
+    )
 
 
 def program(rule: Transform, graph: Traced) -> str | None:

@@ -34,8 +34,7 @@ def advance(item: Item) -> bool:
         else:
             with in_doubt(ok, piece, item.state):
                 item.update = piece.update(item.update, item.state, item.param, item.hyper)
-        if item.update.shape != item.param.shape:
-            _refuse_shape(piece, item)
+        checked(piece, item, item.update)
         item.position += 1
     if ok is None:
         move(item.param, item.update)
@@ -44,11 +43,14 @@ def advance(item: Item) -> bool:
     return True
 
 
-def _refuse_shape(piece: Transform, item: Item) -> None:
-    found, wanted = tuple(item.update.shape), tuple(item.param.shape)
-    raise InputError(
-        f"{piece.name} gave an update of shape {found} for {item.name}, which has {wanted}"
-    )
+def checked(piece: Transform, item: Item, update: Tensor) -> Tensor:
+    """What a piece gave for an item. Raises InputError where it has not the parameter's shape."""
+    if update.shape != item.param.shape:
+        found, wanted = tuple(update.shape), tuple(item.param.shape)
+        raise InputError(
+            f"{piece.name} gave an update of shape {found} for {item.name}, which has {wanted}"
+        )
+    return update
 
 
 @contextmanager

@@ -235,7 +235,6 @@ _ROW_BY_ROW: Mapping[Any, tuple[Any, tuple[Any, ...]]] = {
     ),
 }
 """Sums over a tensor -> the same over each row, kept as a column."""
-
 _cache: dict[tuple[Any, ...], Traced | None] = {}
 
 
@@ -250,22 +249,22 @@ def traced(rule: Transform) -> Traced | None:
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
     verbs = [(p.update, p.measure, p.after) for p in rule.pieces]
-    key = tuple((p.name, *map(_constants, of)) for p, of in zip(rule.pieces, verbs, strict=True))
+    key = tuple((p.name, *map(constants, of)) for p, of in zip(rule.pieces, verbs, strict=True))
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
 
 
-def _constants(function: Any) -> tuple[Any, ...]:
+def constants(function: Any) -> tuple[Any, ...]:
     """The code of a function and the plain values that it closes over, which the graph holds."""
     cells = getattr(function, "__closure__", None) or ()
     found: list[Any] = [getattr(function, "__code__", function)]
     for cell in cells:
         content = cell.cell_contents
         if callable(content):
-            found.append(_constants(content))
+            found.append(constants(content))
         elif isinstance(content, Transform):
-            found += [_constants(piece.update) for piece in content.pieces]
+            found += [constants(piece.update) for piece in content.pieces]
         else:
             found.append(repr(content))
     return tuple(found)
@@ -275,12 +274,12 @@ def _trace(rule: Transform) -> Traced | None:
     measured: list[str] = []
     measuring = None
     if rule.measuring is not None:
-        measuring = _graph(rule, lambda *given: _measured(rule, measured, *given), ())
+        measuring = graph_of(rule, lambda *given: _measured(rule, measured, *given), ())
         if measuring is None:
             return None
 
     def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
-        param.sub_(_through(rule.pieces, update, state, param, hyper))
+        param.sub_(through(rule.pieces, update, state, param, hyper))
 
     def finish(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
         move(update, state, param, hyper)
@@ -289,8 +288,8 @@ def _trace(rule: Transform) -> Traced | None:
             if moved is not param:
                 param.copy_(moved)
 
-    whole = _graph(rule, finish, measured)
-    update = whole or _graph(rule, move, measured)
+    whole = graph_of(rule, finish, measured)
+    update = whole or graph_of(rule, move, measured)
     return update and replace(update, measuring=measuring, finishes=whole is not None)
 
 
@@ -302,14 +301,15 @@ def _measured(
     assert piece is not None
     assert piece.measure is not None
     before = tuple(itertools.takewhile(lambda one: one is not piece, rule.pieces))
-    found = piece.measure(_through(before, update, state, param, hyper), state, param, hyper)
+    found = piece.measure(through(before, update, state, param, hyper), state, param, hyper)
     names[:] = found
     return tuple(found.values())
 
 
-def _through(
+def through(
     pieces: Sequence[Transform], update: Tensor, state: State, param: Tensor, hyper: Hyper
 ) -> Tensor:
+    """What the pieces make of an update. Raises TypeError where one changes its shape."""
     for piece in pieces:
         update = piece.update(update, state, param, hyper)
         if update.shape != param.shape:  # the eager run says so
@@ -317,7 +317,7 @@ def _through(
     return update
 
 
-def _graph(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced | None:
+def graph_of(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced | None:
     """The graph of `verb(update, state, param, hyper)`; None where it has none."""
     from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -117,7 +117,8 @@ def scale_by_soap(
         mean = state["exp_avg"].lerp_(turned, 1 - b1)
         second = state["exp_avg_sq"].mul_(b2).addcmul_(turned, turned, value=1 - b2)
         size = (1 - b2**count) ** 0.5 / (1 - b1**count)
-        direction = _turn((mean / second.sqrt().add_(hyper.eps)).mul_(size), state, False, half)
+        root = second.sqrt().add_(hyper.eps)
+        direction = _turn(torch.div(mean, root, out=root).mul_(size), state, False, half)
         _accumulate_both(matrix.to(half), state, hyper.shampoo_beta)
         if sides and count % precondition_frequency == 0:
             plain = _turn(mean, state, False)

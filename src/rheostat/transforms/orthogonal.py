@@ -149,25 +149,34 @@ def near_polar(
     factor: Tensor | None = None
     short = min(x.shape)
     long = short >= _SHORT and max(x.shape) >= _LONG * short
+    # Products go where nothing is read any more: fresh memory costs up to a fifth of one.
+    gram, value, product, spare = x.new_empty(4, short, short).unbind()
+    other: Tensor | None = None
     for phase in _phases(how.polynomials, dtype, long):
-        gram = _gram(x, tall)
-        product: Tensor | None = None
+        _gram(x, tall, gram)
         for step in phase:
             a, b, c = how.polynomials[step]
             if step == last:
                 a, b, c = a * scale, b * scale, c * scale
             if step == 0:
-                value, gram, factor = _first(gram, b, c, how.tight, eps)
+                factor = _first(gram, b, c, how.tight, eps, value)
             else:
-                value = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+                torch.addmm(gram, gram, gram, beta=b, alpha=c, out=value)
             value.diagonal().add_(a)
             if step != phase[-1]:
-                gram = (gram @ value) @ value
-            product = value if product is None else product @ value
-        assert product is not None
+                torch.mm(torch.mm(gram, value, out=spare), value, out=gram)
+            if step == phase[0]:
+                product, value = value, product
+            else:
+                torch.mm(product, value, out=spare)
+                product, spare = spare, product
         if factor is not None:
-            product, factor = product * factor, None
-        x = x @ product if tall else product @ x
+            product.mul_(factor)
+            factor = None
+        moved = torch.empty_like(x) if other is None else other
+        torch.mm(*((x, product) if tall else (product, x)), out=moved)
+        # What was given is not written to.
+        x, other = moved, None if x is matrix else x
     return x
 
 
@@ -189,40 +198,39 @@ def _phases(polynomials: Sequence[Polynomial], dtype: torch.dtype, long: bool) -
     return phases
 
 
-def _gram(x: Tensor, tall: bool) -> Tensor:
-    """XᵀX of a tall matrix, XXᵀ of another."""
+def _gram(x: Tensor, tall: bool, gram: Tensor) -> None:
+    """Put XᵀX of a tall matrix, XXᵀ of another, into `gram`."""
     if not tall:
-        return x @ x.mT
-    if x.device.type != "cpu":
-        return x.mT @ x
-    # The transposed product is a quarter faster in pieces that the cache holds.
-    pieces = [x[start : start + _CHUNK] for start in range(0, x.shape[0], _CHUNK)]
-    gram = pieces[0].mT @ pieces[0]
-    for piece in pieces[1:]:
+        torch.mm(x, x.mT, out=gram)
+        return
+    # On the CPU the transposed product is a quarter faster in pieces that the cache holds.
+    rows = _CHUNK if x.device.type == "cpu" else x.shape[0]
+    first, *others = cast("tuple[Tensor, ...]", x.split(rows))
+    torch.mm(first.mT, first, out=gram)
+    for piece in others:
         gram.addmm_(piece.mT, piece)
-    return gram
 
 
-def _first(
-    gram: Tensor, b: float, c: float, tight: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """bG + cG², the Gram matrix G, both of a matrix scaled below 1, and the factor that does so.
+def _first(gram: Tensor, b: float, c: float, tight: bool, eps: float, value: Tensor) -> Tensor:
+    """Put bG + cG² into `value`, G the Gram matrix of a matrix scaled below 1, and G itself into
+    `gram`; returns the factor that does the scaling.
 
-    The scaling is left to the small matrices: the long one is read by two products only. Takes
-    `gram` over.
+    It is left to the small matrices: the long one is read by two products only.
     """
     exact = torch.promote_types(gram.dtype, torch.float32)
     tiny = torch.finfo(torch.float32).tiny
     trace = gram.diagonal().sum(dtype=exact).clamp_(min=larger(eps * eps, tiny))
     gram.div_(trace)
-    square = gram @ gram
+    torch.mm(gram, gram, out=value)
     factor = trace.rsqrt()
+    share: Tensor | float = c
     if tight:
         # ‖G²‖_F = (Σσ⁸)^½ bounds the largest σ⁴, and lies far below (Σσ²)².
-        bound = norm(square).to(exact).clamp_(min=tiny**0.5)
+        bound = norm(value).to(exact).clamp_(min=tiny**0.5)
         gram.mul_(bound.rsqrt())
-        return square.mul_(c / bound).add_(gram, alpha=b), gram, factor * bound.pow(-0.25)
-    return square.mul_(c).add_(gram, alpha=b), gram, factor
+        share, factor = c / bound, factor * bound.pow(-0.25)
+    value.mul_(share).add_(gram, alpha=b)
+    return factor
 
 
 def as_matrix(u: Tensor) -> Tensor:
