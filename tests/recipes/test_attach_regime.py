@@ -178,9 +178,11 @@ def test_a_run_is_rolled_back_and_the_undone_stretch_stays_visible(tmp_path: Pat
 def test_after_a_roll_back_the_schedule_still_ends_with_the_run(tmp_path: Path) -> None:
     quiet: Mapping[str, Any] = {**EVENTFUL, "regime": []}
     left: dict[str, int] = {}
-    for name, of in {"on time": {}, "late": {"on_time": False}}.items():
+    terms = {"on time": {}, "late": {"on_time": False}, "waited": {"wait": 20}}
+    for name, of in terms.items():
         recipe = {**quiet, "safeguards": {**CARE, "backoff": 1.0, "wait": 0, **of}}
-        run = train(recipe, tmp_path / name, spike=range(0))
+        poison = range(150, 165) if name == "waited" else range(150, 154)
+        run = train(recipe, tmp_path / name, spike=range(0), poison=poison)
         assert [one[:2] for one in told(tmp_path / name)].count(("safeguard", "roll_back")) == 1
         kinds = {event.kind for event in RunRecord.read(tmp_path / name).events}
         assert "replanned" not in kinds, "the decision tells of it"
@@ -189,6 +191,7 @@ def test_after_a_roll_back_the_schedule_still_ends_with_the_run(tmp_path: Path) 
         left[name] = horizons.left(run.optimizer)["lr", 0]
     skipped = 4  # losses that were not finite: no update, and the schedule waited
     assert left["on time"] == skipped
+    assert left["waited"] == skipped - 1, "what was left out after the way back was made up for"
     assert left["late"] > skipped + 10
 
 

@@ -62,8 +62,8 @@ class Paper:
     def roll_back(self, slot: int) -> None:
         self.said.append(("roll_back", slot))
 
-    def catch_up(self) -> None:
-        self.said.append(("catch_up",))
+    def catch_up(self, late: int) -> None:
+        self.said.append(("catch_up", late))
 
     def position(self) -> int:
         self.at += 1
@@ -183,7 +183,7 @@ class Loop:
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
 
-    def catch_up(self) -> None:
+    def catch_up(self, late: int) -> None:
         raise AssertionError("the plan here is a constant")
 
     def position(self) -> int:

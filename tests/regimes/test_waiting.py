@@ -16,6 +16,7 @@ from tests.references.scripts import Script, scripted
 from rheostat.core.controller import Controller, Limit, Now, RollBack
 from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
+from rheostat.regimes.grants import Terms
 from rheostat.regimes.hands import Unable
 from rheostat.regimes.regime import Regime
 from rheostat.regimes.replay import Replay
@@ -94,7 +95,7 @@ def test_data_that_stays_so_is_learnt_in_the_end(level: float) -> None:
     run = Data(guarded(), lambda at: level if at >= BROKEN[0] else None).run(230)
     back, off = run.told("roll_back")[0], run.told("wait")[1]
     assert off.at == back.at + CARE.wait
-    assert "the data has changed" in off.reason
+    assert ("the data has changed" if level == 5.0 else "were not finite") in off.reason
     assert run.applied[off.at]
 
 
@@ -123,6 +124,8 @@ def test_a_loop_that_cannot_leave_updates_out_goes_on() -> None:
     assert run.told("roll_back")
     assert all(run.applied)
     assert not run.told("wait")
+    (refused,) = [a for a in run.accounts if a.verdict == "refused"]
+    assert "cannot skip updates by their norm: it learns from the next batch on" in refused.reason
     with pytest.raises(InputError, match="cannot skip updates by their norm"):
         run.hands.limit(0.0)
 
@@ -134,7 +137,7 @@ def test_a_new_beginning_learns_at_once() -> None:
     assert [a.who for a in run.told("roll_back")] == ["safeguard", "c"]
     on, off = run.told("wait")
     assert on.at < off.at == 164
-    assert off.reason == "a new beginning learns at once"
+    assert off.reason == "it went back once more"
     assert all(run.applied[164:])
     assert [a.at for a in run.told("scale")] == [on.at, off.at], "smaller steps, and no longer"
     assert run.hands.factor() == 1.0
@@ -154,6 +157,41 @@ def test_interrupted_in_its_wait_it_goes_on_the_same(cut: int) -> None:
     assert rest.applied == whole.applied
     accounts = [*half.accounts, *rest.accounts]
     assert [*map(str, accounts)] == [*map(str, whole.accounts)], "NaN, too"
+
+
+def test_what_is_left_out_is_made_up_for_where_schedules_end_on_time() -> None:
+    def run(on_time: bool) -> tuple[Data, list[int]]:
+        care = replace(CARE, on_time=on_time)
+        run = Data(guarded(care), lambda at: 5.0 if BROKEN[0] <= at < 180 else None).run(230)
+        return run, [said[1] for said in run.hands.said if said[0] == "catch_up"]
+
+    timely, made_up = run(True)
+    assert made_up == [0, timely.applied.count(False)]
+    assert run(False)[1] == []
+
+
+def test_what_goes_back_once_more_in_its_wait_makes_up_for_that_too() -> None:
+    script: Script = {170: RollBack(reason="r")}
+    care = replace(CARE, on_time=True)
+    regime = guarded(care, scripted("c", script))
+    run = Data(regime, lambda at: 5.0 if BROKEN[0] <= at < 180 else None).run(230)
+    made_up = [said[1] for said in run.hands.said if said[0] == "catch_up"]
+    assert made_up[0] == made_up[1] == 0
+    assert sum(made_up) == run.applied.count(False)
+
+
+def test_a_dry_run_does_not_judge_data_by_weights_that_did_not_go_back() -> None:
+    regime = Regime([], care=CARE, dry_run=True)
+    run = Data(regime, lambda at: None).run(230)
+    assert run.told("roll_back")
+    assert not run.told("wait")
+
+
+def test_a_run_that_may_not_go_back_any_more_says_that_it_should_end() -> None:
+    regime = Regime([], Terms(rollbacks=1), replace(CARE, wait=0))
+    run = Data(regime, lambda at: math.nan if at >= BROKEN[0] else None).run(230)
+    assert len(run.told("roll_back")) == 1
+    assert "and roll backs (1) are used up" in run.told("stop")[0].reason
 
 
 def test_a_replay_leaves_out_the_same_updates() -> None:

@@ -28,10 +28,10 @@ batch  update  seg  who              verdict      what
                     loss before and after: 0.7106 → 0.6271 (−12 %)
    89      90    0  spike_guard      accepted     limit norms up to 4.5
                     a gradient 9.2 deviations above its median: skip the like
-                    loss before and after: 0.6432 → 0.5719 (−11 %)
+                    loss before and after: 0.6432 → 0.5692 (−11 %)
    90      90    0  run              skipped
                     the gradient's norm 7.1 is above the limit 4.5
-                    loss before and after: 0.6399 → 0.5692 (−11 %)
+                    loss before and after: 0.6432 → 0.5692 (−11 %)
   120     120    0  loss_trend       trial        lr 0.05 → 0.1
                     the loss falls by 3.1 standard errors (loss_significance −3.1) [trial 3]
                     loss before and after: 0.5537 → 0.4986 (−9.9 %)

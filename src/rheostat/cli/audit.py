@@ -90,7 +90,7 @@ def _one(directory: Path, asked: Filter, html: Path | None, as_json: bool) -> No
 
     record = RunRecord.read(directory)
     entries = timeline(record)
-    if not entries and html is None:
+    if not entries and html is None and not record.header.get("recipe", {}).get("regime"):
         raise InputError(f"{directory}: there is nothing to audit: {undecided(record)}")
     _check(asked, [record], entries)
     shown = asked.chosen(entries)

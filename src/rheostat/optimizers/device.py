@@ -229,7 +229,7 @@ class Resident:
                 return True, int(count), None, norm
             fine = cast("list[bool]", parts.tolist())
             bad = [name for name, well in zip(names, fine, strict=True) if not well]
-            return False, int(count), reason_for(bad, norm), norm
+            return False, int(count), reason_for(bad, norm, look.limit), norm
 
         return StepResult.later(read)
 

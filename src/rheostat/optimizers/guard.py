@@ -23,7 +23,7 @@ class Look(NamedTuple):
     where nothing looked. `reason` says why the step must be skipped (None: it need not be).
 
     On an accelerator `ok` says there, with a bool, whether it need not be, `parts` which gradients
-    are finite; and the norm is the root of the sum of `squares`.
+    are finite; the norm is the root of the sum of `squares`, and `limit` what it was held against.
     """
 
     norm: float | None = None
@@ -31,6 +31,7 @@ class Look(NamedTuple):
     reason: str | None = None
     ok: Tensor | None = None
     parts: Tensor | None = None
+    limit: float | None = None
 
 
 def inspect_gradients(
@@ -50,7 +51,7 @@ def inspect_gradients(
     found = squares(values)
     norm = math.sqrt(found.sum().item())
     if limit is not None and norm > limit:
-        return Look(norm, None, reason_for([], norm))
+        return Look(norm, None, reason_for([], norm, limit))
     if math.isfinite(norm) or policy == "propagate":
         return Look(norm, found)
     # Large finite gradients overflow the norm too: only the elements themselves decide.
@@ -59,7 +60,7 @@ def inspect_gradients(
         return Look(norm, found)
     if policy == "raise":
         raise RheostatError(f"the gradient of {bad[0]} is not finite; nothing was updated")
-    return Look(norm, None, reason_for(bad, norm))
+    return Look(norm, None, reason_for(bad, norm, limit))
 
 
 def look_on_device(gradients: Sequence[Tensor], limit: Tensor | None = None) -> Look:
@@ -75,9 +76,11 @@ def look_on_device(gradients: Sequence[Tensor], limit: Tensor | None = None) -> 
     return Look(squares=found, ok=ok, parts=parts)
 
 
-def reason_for(bad: Sequence[str], norm: float) -> str:
+def reason_for(bad: Sequence[str], norm: float, limit: float | None) -> str:
     """Why a step was skipped, from the names of the parameters with a non-finite gradient; none
     for a global norm above the limit."""
+    if limit == 0:
+        return "updates are left out for now"
     if not bad:
         return f"the gradient's norm, {norm:.4g}, is above the limit"
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

@@ -208,7 +208,8 @@ class Optimizer(torch.optim.Optimizer):
         if self.plan.updates_to_restart() <= 1 or sparse or not held:
             self._learn()
             return inspect_gradients(names, gradients, policy, limit)
-        return look_on_device(gradients, self._roster.resident.limit(limit))
+        found = look_on_device(gradients, self._roster.resident.limit(limit))
+        return found._replace(limit=limit)
 
     def _update(
         self,

@@ -140,9 +140,11 @@ def _terms(terms: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _care(care: Mapping[str, Any]) -> str:
+    waits = f", and at most {care['wait']} without updates while the data is bad"
     return (
         f"a state every {care['every']} steps, good after {care['survive']} without alarm; back to "
-        f"the newest good one where {care['streak']} losses in a row are not finite, or "
-        f"{care['persist']} lie {care['z']:g} spreads above their trend; then lr × "
-        f"{care['backoff']:g} for {care['hold']} steps"
+        f"the newest good one where {care['streak']} losses in a row are not finite, "
+        f"{care['persist']} lie {care['z']:g} spreads above their trend, or half of the progress "
+        f"is lost; then lr × {care['backoff']:g} for {care['hold']} steps"
+        f"{waits if care['wait'] else ''}{'; schedules end on time' if care['on_time'] else ''}"
     )

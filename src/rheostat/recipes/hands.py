@@ -17,7 +17,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.schedule import StateAction
 from rheostat.optimizers.followed import Followed
 from rheostat.recipes.bundle import Bundle, Progress, noted
-from rheostat.recipes.horizons import Left, finish_in, left
+from rheostat.recipes.horizons import Left, finish_in, left, sooner
 from rheostat.recipes.recording import trained
 from rheostat.regimes.hands import Unable
 from rheostat.signals.norms import total_norm
@@ -111,12 +111,13 @@ class RunHands(Unable):
         self._left = left(self._bundle.optimizer)
         self._bundle.put_back(self.slots[slot], self.progress)
 
-    def catch_up(self) -> None:
+    def catch_up(self, late: int) -> None:
         """By moving horizons. Schedules in epochs or in time stay as they are."""
-        plan = self._bundle.optimizer.plan
+        optimizer, plan = self._bundle.optimizer, self._bundle.optimizer.plan
+        wanted = sooner(optimizer, late) if late else self._left
         listener, plan.listener = plan.listener, self._note  # the decision is on record
         try:
-            finish_in(self._bundle.optimizer, self._left)
+            finish_in(optimizer, wanted)
         finally:
             plan.listener = listener
 

@@ -27,6 +27,17 @@ def left(optimizer: Optimizer | Followed) -> Left:
     return found
 
 
+def sooner(optimizer: Optimizer | Followed, updates: int) -> Left:
+    """What is left of schedules in updates, less these, but for one at least: samples and tokens
+    are counted whether or not they are learnt."""
+    schedules = optimizer.plan.schedules
+    return {
+        (name, index): max(1, count - updates)
+        for (name, index), count in left(optimizer).items()
+        if schedules[index][name].unit == "updates"
+    }
+
+
 def finish_in(optimizer: Optimizer | Followed, wanted: Left) -> None:
     """Move horizons so that so much is left; of what has no end any more nothing is changed."""
     now = left(optimizer)

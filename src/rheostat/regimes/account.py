@@ -33,11 +33,15 @@ class LeaveOut(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class Wait(Request):
-    """Leave out every update until further notice, or go on. Only the safeguard decides so."""
+    """Leave out every update until further notice, or go on. Only the safeguard decides so.
+
+    `late`: how many were left out, where schedules are to end on time all the same.
+    """
 
     kind: ClassVar[str] = "wait"
 
     on: bool
+    late: int = 0
 
 
 Act = Decision | Ease | LeaveOut | Wait

@@ -54,7 +54,7 @@ class Actuator:
             case Limit():
                 self._limit(hands, act.norm, waits=self.waits)
             case Wait():
-                self._limit(hands, self.limit, waits=act.on)
+                self._wait(act, hands)
             case Restart():
                 hands.restart(act.state)
             case RollBack():
@@ -76,6 +76,11 @@ class Actuator:
         """The state that a roll back would put back."""
         return self.ring.start if act.start else self.ring.newest(at - act.before)
 
+    def _wait(self, act: Wait, hands: Hands) -> None:
+        self._limit(hands, self.limit, waits=act.on)
+        if act.late:
+            hands.catch_up(act.late)
+
     def _limit(self, hands: Hands, norm: float, *, waits: bool) -> None:
         hands.limit(0.0 if waits else norm)  # no gradient is as small as that
         self.limit, self.waits = norm, waits
@@ -85,7 +90,7 @@ class Actuator:
         if state is None:
             raise InputError(f"there is no good state that is {act.before} steps old")
         if act.on_time:
-            hands.catch_up()
+            hands.catch_up(0)
         self.segment += 1
         self.anew, self.level = act.start, state.level
         # What the slot holds is older than these.

@@ -64,9 +64,9 @@ class Hands(Protocol):
         """Put back what a slot holds; the position in the data stays where it is."""
         ...
 
-    def catch_up(self) -> None:
-        """Let what is left of the schedules go by faster, so that they end as many updates from now
-        as they would have without the last roll back."""
+    def catch_up(self, late: int) -> None:
+        """Let what is left of the schedules go by faster: by the updates that the last roll back
+        has undone where `late` is 0, else by so many that were left out."""
         ...
 
     def position(self) -> int:
@@ -130,7 +130,7 @@ class Unable:
         """Refused."""
         _cannot("go back")
 
-    def catch_up(self) -> None:
+    def catch_up(self, late: int) -> None:
         """Not done: a loop has schedules, or has none."""
 
     def position(self) -> int:
@@ -183,7 +183,7 @@ class Idle:
     def roll_back(self, slot: int) -> None:
         """Nothing."""
 
-    def catch_up(self) -> None:
+    def catch_up(self, late: int) -> None:
         """Nothing."""
 
     def examine(self, position: int) -> tuple[float, float] | None:

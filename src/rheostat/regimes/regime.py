@@ -60,7 +60,7 @@ class Regime:
         )
         parts = (self.actuator, self.book, self.course)
         self.arbiter = Arbiter(self.terms, *parts)
-        self.safeguard = Safeguard(care, *parts) if care else None
+        self.safeguard = Safeguard(care, self.terms.rollbacks, *parts) if care else None
         self.at = 0
         """Steps seen; a roll back does not take them back."""
         self._memories: dict[str, Memory] = {

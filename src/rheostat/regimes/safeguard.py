@@ -92,8 +92,12 @@ class Care:
 class Safeguard:
     """Watches every step; says what it wants, as controllers do."""
 
-    def __init__(self, care: Care, actuator: Actuator, book: Book, course: Course) -> None:
+    def __init__(
+        self, care: Care, rollbacks: int, actuator: Actuator, book: Book, course: Course
+    ) -> None:
         self.care = care
+        self.rollbacks = rollbacks
+        """How often the arbiter grants one."""
         self.actuator = actuator
         self.book = book
         self.course = course
@@ -156,8 +160,11 @@ class Safeguard:
             numbers = {"lost": lost}
         else:
             return []
-        if self._streak == _HOPELESS * self.care.streak and not self.actuator.ring.newest(at):
-            said = f"{why}, and there is no good state to go back to"
+        none = "there is no good state to go back to" if not self.actuator.ring.newest(at) else ""
+        spent = f"roll backs ({self.rollbacks}) are used up"
+        hopeless = none or (spent if self.actuator.segment >= self.rollbacks else "")
+        if self._streak == _HOPELESS * self.care.streak and hopeless:
+            said = f"{why}, and {hopeless}"
             return [Asked(SAFEGUARD, _PRIORITY, Stop(reason=said))]
         if self._alarms + self._streak > 2 * (self.care.persist + self.care.streak):
             self._alarms = self._streak = 0  # there was nothing to go back to: look anew
@@ -171,10 +178,22 @@ class Safeguard:
 
     def rolled_back(self, at: int, hands: Hands) -> list[Asked]:
         """Look again at the batches that stood out, and ask for a smaller learning rate."""
-        for position, loss, norm in self._suspects():
-            self._look_again(position, loss, norm, at, hands)
+        unseen = [
+            str(position)
+            for position, loss, norm in self._suspects()
+            if not self._look_again(position, loss, norm, at, hands)
+        ]
+        if unseen:
+            said = (
+                f"batches stood out, and the loop cannot look again (loss_of): {', '.join(unseen)}"
+            )
+            self.book.tell(SAFEGUARD, "refused", said)
         self._alarms = self._streak = 0
         self._batches = []
+        if self._waiting is not None:
+            late = self._late(at - self._waiting["since"])
+            self._tell(Wait(on=False, late=late, reason="it went back once more"), at, hands)
+            self._waiting = None
         if self.actuator.anew:
             self._begin_anew(at, hands)
             return []
@@ -206,13 +225,12 @@ class Safeguard:
         scores = [z_score(value, of) for value, of in ((loss, losses), (norm, norms)) if of]
         return max((score for score in scores if not math.isnan(score)), default=0.0)
 
-    def _look_again(self, position: int, loss: float, norm: float, at: int, hands: Hands) -> None:
+    def _look_again(self, position: int, loss: float, norm: float, at: int, hands: Hands) -> bool:
+        """Whether it could be looked at; what became of it is in the book."""
         again = hands.examine(position)
-        said = f"batch {position} had loss {loss:.4g}, gradient {norm:.4g}"
         if again is None:
-            why = f"{said}; it cannot be looked at again"
-            self.book.tell(SAFEGUARD, "accepted", why, evidence={"position": float(position)})
-            return
+            return False
+        said = f"batch {position} had loss {loss:.4g}, gradient {norm:.4g}"
         bad = self._stands_out(*again) > self.care.z
         why = (
             f"{said}; with the good weights {again[0]:.4g} and {again[1]:.4g}: "
@@ -226,12 +244,11 @@ class Safeguard:
         self.book.tell(
             SAFEGUARD, "accepted", act.reason if act else why, done=act, evidence=numbers
         )
+        return True
 
     def _begin_anew(self, at: int, hands: Hands) -> None:
         """End what an earlier roll back began: the start has the warm-up of its schedule."""
-        if self.actuator.waits:
-            self._tell(Wait(on=False, reason="a new beginning learns at once"), at, hands)
-        self._waiting, self._back_at = None, -1
+        self._back_at = -1
         part = self.actuator.knobs.part(SAFEGUARD, "lr")
         if part:
             why = "a new beginning has the warm-up of its schedule"
@@ -241,12 +258,14 @@ class Safeguard:
     def _wait(self, at: int, hands: Hands) -> None:
         """Leave updates out until the data was looked at."""
         bound = self.actuator.level + _AGAIN * self.care.z * self.course.scatter
-        if not self.care.wait or math.isnan(bound):
+        # In a dry run the weights are not those that were good.
+        if not self.care.wait or math.isnan(bound) or self.book.dry:
             return
+        why = "the run was rolled back: the next batches are looked at before they are learnt"
         try:
-            why = "the run was rolled back: the next batches are looked at before they are learnt"
             self._tell(Wait(on=True, reason=why), at, hands)
-        except InputError:  # another library's loop: it learns from them at once
+        except InputError as cannot:  # another library's loop
+            self.book.tell(SAFEGUARD, "refused", f"{cannot}: it learns from the next batch on")
             return
         self._waiting = {"since": at, "bound": bound, "losses": []}
 
@@ -255,19 +274,24 @@ class Safeguard:
         losses.append(loss if math.isfinite(loss) else math.inf)
         bound, waited = waiting["bound"], at - waiting["since"]
         newest = median(losses[-_LOOKS:])
-        good = len(losses) >= _LOOKS and newest <= bound
+        good = waited >= _LOOKS and newest <= bound
         if not good and waited < self.care.wait:
             return
         self._waiting, self._back_at = None, at
-        if not good:
+        if not math.isfinite(newest):
+            why = f"for {waited} steps the losses were not finite: they learn again"
+        elif not good:
             why = f"for {waited} steps no better than {newest:.4g}: the data has changed"
         elif waited == _LOOKS:
             why = f"with the good weights the loss is {newest:.4g}, as it was: they learn again"
         else:
             why = f"the loss is {newest:.4g} again after {waited} steps: it was the data"
-        self._tell(Wait(on=False, reason=why), at, hands)
+        self._tell(Wait(on=False, late=self._late(waited), reason=why), at, hands)
         if good and waited > _LOOKS:
             self._return_gradually("it was the data", at, hands)
+
+    def _late(self, waited: int) -> int:
+        return waited if self.care.on_time else 0
 
     def _tell(
         self, act: Ease | Scale | Wait, at: int, hands: Hands, subject: str | None = None

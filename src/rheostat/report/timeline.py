@@ -174,7 +174,9 @@ class _Course:
         self._steps = record.steps
         self._series = record.series
         loss = record.series.get("loss", np.zeros(0))
-        rows = np.flatnonzero(np.isfinite(loss))
+        # As a regime counts: a batch that was not learnt tells of the data alone.
+        skipped = [event.fields["step"] for event in record.events if event.kind == "skipped"]
+        rows = np.flatnonzero(np.isfinite(loss) & ~np.isin(record.steps[: loss.size], skipped))
         self._batches, self._losses = record.steps[rows], loss[rows]
         self._author = record.header.get("recipe", {}).get("contestant", "run")
         self._restarting = ""
