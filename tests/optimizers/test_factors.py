@@ -163,6 +163,22 @@ def test_a_gradient_above_the_limit_is_skipped(nonfinite: Any) -> None:
     assert opt.param_groups[0]["updates"] == 2
 
 
+@pytest.mark.parametrize("policy", ["skip", "propagate"])
+def test_where_updates_are_left_out_a_nan_is_too(policy: Any) -> None:
+    param = nn.Parameter(torch.ones(4))
+    opt = rs.optimizer("adamw", [param], lr=0.1, nonfinite=policy)
+    opt.param_groups[0]["limit"] = 0.0
+    before = param.detach().clone()
+    for value in (1.0, float("nan")):
+        param.grad = torch.full((4,), value)
+        opt.step()
+        assert opt.last_step is not None
+        assert not opt.last_step.applied
+        plain = value == 1.0 or policy == "propagate"
+        assert ("left out for now" in (opt.last_step.reason or "")) is plain
+    assert torch.equal(param.detach(), before)
+
+
 def _params(opt: Optimizer) -> list[Tensor]:
     return [p for group in opt.param_groups for p in group["params"]]
 

@@ -50,7 +50,8 @@ def inspect_gradients(
     values = [grad._values() if grad.is_sparse else grad for grad in gradients]
     found = squares(values)
     norm = math.sqrt(found.sum().item())
-    if limit is not None and norm > limit:
+    # A NaN lies under no limit; whoever looks for it names it below.
+    if limit is not None and (norm > limit or (policy == "propagate" and math.isnan(norm))):
         return Look(norm, None, reason_for([], norm, limit))
     if math.isfinite(norm) or policy == "propagate":
         return Look(norm, found)
@@ -79,7 +80,7 @@ def look_on_device(gradients: Sequence[Tensor], limit: Tensor | None = None) -> 
 def reason_for(bad: Sequence[str], norm: float, limit: float | None) -> str:
     """Why a step was skipped, from the names of the parameters with a non-finite gradient; none
     for a global norm above the limit."""
-    if limit == 0:
+    if not bad and limit == 0:
         return "updates are left out for now"
     if not bad:
         return f"the gradient's norm, {norm:.4g}, is above the limit"
