@@ -147,6 +147,40 @@ def test_nothing_is_looked_at_between(monkeypatch: pytest.MonkeyPatch) -> None:
     assert looks == [16, 32]
 
 
+def test_a_monitor_put_back_to_an_earlier_update_measures_what_is_due_there() -> None:
+    model = _net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    signals = [_every("gradient_norm", 10), _every("curvature", 1000)]
+    monitor = Monitor(signals, model, optimizer)
+    for k in range(1, 6):
+        _step(model, optimizer, monitor, k)
+    saved = monitor.state_dict()
+    measured: list[int] = []
+    for k in range(6, 30):
+        if k == 16:
+            monitor.load_state_dict(saved)
+        _step(model, optimizer, monitor, k)
+        if "gradient_norm" in monitor.fresh:
+            measured.append(k)
+    assert measured == [10, 20]  # the second ten updates later: at 5, which is 15 here, it was idle
+    assert monitor.step == 19
+
+
+def test_what_is_due_is_found_once_for_each_pattern_of_periods() -> None:
+    model = _net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    periods = {"gradient_norm": 7, "loss_fast": 9, "update_ratio": 50_000}
+    monitor = Monitor([_every(*one) for one in periods.items()], model, optimizer)
+    fresh = {}
+    for k in range(1, 140):
+        _step(model, optimizer, monitor, k)
+        fresh[k] = monitor.fresh
+    assert fresh == {
+        k: {name for name, every in periods.items() if k % every == 0} for k in range(1, 140)
+    }
+    assert len(monitor._dues) <= 2 ** (2 * len(periods))
+
+
 def test_skipped_steps_count_for_the_rate_alone() -> None:
     model = _net()
     optimizer = rs.optimizer("adamw", model, lr=0.01)

@@ -27,8 +27,6 @@ from rheostat.signals.wanted import LAST, Wanted, needs_both
 
 LAG = 4
 """Steps after which numbers on an accelerator are read."""
-MANY = 1024
-"""Updates of which it is remembered what is due in them; then it begins again."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +117,11 @@ class Monitor:
         self._accounts = open_accounts(
             self.signals, {key: part.layout.size for key, part in self._parts.items()}
         )
-        periods = [signal.every for signal in self.signals.values() if not _on_report(signal)]
-        self._cycle = math.lcm(*periods)
-        self._dues: dict[int, Due] = {}
+        self._periods = sorted({s.every for s in self.signals.values() if not _on_report(s)})
+        self._dues: dict[tuple[bool, ...], Due] = {}
+        """What is due, by which periods end in an update and in the one after it."""
+        self._idle_before = 0
+        """The first update in which something may be due; nothing is in those before it."""
         self._attempts: deque[Attempt] = deque()
         self._present: tuple[int, Due, list[list[Cells]]] | None = None
         self._activations = self._watch(model)
@@ -169,7 +169,7 @@ class Monitor:
         return self.signals[name].due(self.coming)
 
     def _due_at(self, step: int) -> Due:
-        key = step % self._cycle
+        key = tuple([at % every == 0 for at in (step, step + 1) for every in self._periods])
         known = self._dues.get(key)
         if known is None:
             here, after = (
@@ -178,8 +178,6 @@ class Monitor:
             )
             wanted = Wanted(union(here.values()), union(after.values()))
             silent = tuple((n, s) for n, s in here.items() if not s.reported)
-            if len(self._dues) == MANY:
-                self._dues.clear()
             known = self._dues[key] = Due(frozenset(here), wanted, silent)
         return known
 
@@ -187,12 +185,17 @@ class Monitor:
 
     def before_step(self) -> None:
         """Look at gradients, weights and moments, as far as something is due."""
-        coming = self.step + len(self._attempts) + 1
-        due = self._due_at(coming)
         self._present = None
-        if not due.idle:
-            taken = [part.before(due.wanted) for part in self._parts.values()]
-            self._present = coming, due, taken
+        coming = self.step + len(self._attempts) + 1
+        if coming < self._idle_before:
+            return
+        due = self._due_at(coming)
+        if due.idle:
+            ends = [coming - coming % every + every for every in self._periods]
+            self._idle_before = min(ends, default=coming + 1) - 1  # what an end needs is kept then
+            return
+        taken = [part.before(due.wanted) for part in self._parts.values()]
+        self._present = coming, due, taken
 
     def after_step(
         self,
@@ -344,6 +347,7 @@ class Monitor:
         elif self._one_pass and not saved_in_one:
             self._sum_in_one(None)
         self.step, self.fresh = memory["step"], frozenset(memory["fresh"])
+        self._idle_before = 0
         self._attempts = deque(
             Attempt(one["at"], tuple(one["reported"]), one["lengths"], Numbers(one["numbers"]))
             for one in memory["waiting"]
