@@ -32,6 +32,8 @@ import torch
 from torch import nn
 
 import rheostat as rs
+from rheostat.optimizers.flanked import FlankedKernel
+from rheostat.optimizers.kernels import make_kernels
 from rheostat.optimizers.traits import state_bytes
 
 BLOCK = [(512,), (1536, 512), (1536,), (512, 512), (512,), (512,), (512,), (2048, 512), (2048,)]
@@ -41,7 +43,7 @@ LISTS: dict[str, list[tuple[int, ...]]] = {
     "small": [(50, 50)] * 400,
 }
 
-_NAMES = "SGD Adam AdamW Adagrad NAdam RAdam Adamax Adadelta RMSprop Rprop ASGD"
+_NAMES = "SGD Adam AdamW Adagrad NAdam RAdam Adamax Adadelta RMSprop Rprop ASGD Adafactor"
 TORCH: dict[str, Any] = {name.lower(): getattr(torch.optim, name) for name in _NAMES.split()}
 FUSED = ("sgd", "adam", "adamw", "adagrad")
 """Rules of torch's that have a fused kernel; the others run as `foreach`."""
@@ -55,6 +57,8 @@ PYTORCH_OPTIMIZER = {
     "laprop": "LaProp",
     "adan": "Adan",
     "adopt": "ADOPT",
+    "adafactor": "AdaFactor",
+    "adam_mini": "AdamMini",
     "soap": "SOAP",
 }
 HEAVYBALL = {
@@ -68,15 +72,17 @@ HEAVYBALL = {
 }
 
 
-def first_order() -> dict[str, int]:
-    """The rules that do not need a parameter's shape, and the words that each must read and write
-    for a parameter's element: p and g read, p written, and each buffer of its shape twice."""
-    found: dict[str, int] = {}
+def first_order() -> dict[str, float]:
+    """The rules without products of matrices, and the words of float32 that each must read and
+    write for a parameter's element: p and g read, p written, and each buffer of its shape twice."""
+    found: dict[str, float] = {}
     for component in rs.components("optimizer"):
         made = component.factory() if component.module.startswith("rheostat.") else None
         if isinstance(made, rs.Transform) and made.scope != "tensor":
-            like = sum(buffer.like_parameter for buffer in made.buffers.values())
-            found[component.name] = 3 + 2 * like
+            like = [buffer.dtype for buffer in made.buffers.values() if buffer.like_parameter]
+            found[component.name] = 3 + sum(
+                2 * (dtype or torch.float32).itemsize / 4 for dtype in like
+            )
     found["sophia"] -= 1  # its Hessian is only read
     return found
 
@@ -228,12 +234,12 @@ def yardsticks(size: str, n: int, wanted: Callable[[str, str], bool]) -> None:
         report(name, compare(opt.step, peer, n), 1.0)
 
 
-def against_bytes(size: str, name: str, words: int, n: int) -> None:
+def against_bytes(size: str, name: str, words: float, n: int) -> None:
     """A rule against the time of its bytes, at the rate of torch's fused AdamW: 7 words."""
     shapes = LISTS[size]
     opt = rs.optimizer(name, parameters(shapes), nonfinite="propagate")
     mine, fused, ratio = compare(opt.step, fused_adamw(parameters(shapes)), n)
-    line = f"{size}: {name} ({_mode(opt)}), against {words}/7 of torch fused AdamW"
+    line = f"{size}: {name} ({_mode(opt)}), against {words:g}/7 of torch fused AdamW"
     report(line, (mine, fused * words / 7, ratio * 7 / words), 1.5)
 
 
@@ -362,10 +368,14 @@ def memory(wanted: Callable[[str, str], bool]) -> None:
     """What a step takes beside what is there, and whether the state is what the rule declares."""
     shapes = LISTS["large"]
     largest = max(4 * math.prod(shape) for shape in shapes) / 2**20
-    for name in first_order():
-        if not wanted("memory", name):
+    for component in rs.components("optimizer"):
+        name = component.name
+        if not component.module.startswith("rheostat.") or not wanted("memory", name):
             continue
-        opt = rs.optimizer(name, parameters(shapes))
+        if name in ("lbfgs", "sparse_adam"):  # take a closure, or sparse gradients
+            continue
+        made = component.factory()
+        opt = rs.optimizer(made, [(f"m{i}", param) for i, param in enumerate(parameters(shapes))])
         opt.step()
         extra = _extra(opt.step)
         held = sum(
@@ -374,11 +384,17 @@ def memory(wanted: Callable[[str, str], bool]) -> None:
             for key, tensor in state.items()
             if key != "step"
         )
-        declared = sum(state_bytes(opt.rule(0), shape) for shape in shapes)
-        verdict = "ok" if extra <= largest or _mode(opt) == "eager" else "MISSED"
+        declared = sum(state_bytes(made, shape) for shape in shapes)
+        verdict = "ok" if extra <= largest or _eager(opt) else "MISSED"
         line = f"memory: {name} ({_mode(opt)}): {extra:.1f} MiB extra, wanted ≤ {largest:.0f}"
         same = "ok" if held == declared else "MISSED"
         print(f"{line} {verdict}; state {held} bytes, declared {declared} {same}", flush=True)
+
+
+def _eager(opt: Any) -> bool:
+    """Whether its pieces run eagerly; of rules by matrices those are that multiply matrices."""
+    kernels = make_kernels(opt.rule(0), _mode(opt))
+    return _mode(opt) == "eager" or isinstance(kernels[0], FlankedKernel)
 
 
 def _extra(step: Callable[[], Any]) -> float:

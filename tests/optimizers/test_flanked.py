@@ -17,7 +17,7 @@ from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers import flanked, native
 from rheostat.optimizers.flanked import FlankedKernel
 
-FLANKED = ["muon", "normuon", "scion", "soap", "shampoo", "galore", "psgd_kron", "adam_mini"]
+FLANKED = ["muon", "normuon", "scion", "soap", "shampoo", "galore", "psgd_kron"]
 Named = list[tuple[str, nn.Parameter]]
 
 

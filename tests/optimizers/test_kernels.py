@@ -112,15 +112,16 @@ def test_the_mode_follows_from_the_rule_and_the_sizes(monkeypatch: pytest.Monkey
         ("lion", "large"): "compiled",
         ("lamb", "large"): "compiled",
         ("soap", "large"): "compiled",
-        ("adafactor", "large"): "eager",
+        ("adafactor", "large"): "compiled",
+        ("lbfgs", "large"): "eager",
     }
     for (name, size), mode in modes.items():
         param = small if size == "small" else large
         assert rs.optimizer(name, [param]).param_groups[0]["mode"] == mode, (name, size)
     with pytest.raises(InputError, match="torch has no fused kernel for lion"):
         rs.optimizer("lion", [small], mode="fused")
-    with pytest.raises(InputError, match="adafactor needs parameters in their shape"):
-        rs.optimizer("adafactor", [small], mode="compiled")
+    with pytest.raises(InputError, match="lbfgs needs parameters in their shape"):
+        rs.optimizer("lbfgs", [small], mode="compiled")
     with pytest.raises(InputError, match="should be 'auto'"):
         rs.optimizer("lion", [small], mode="fast")
 

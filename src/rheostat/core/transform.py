@@ -69,7 +69,7 @@ Search = Callable[
     tuple[list[Tensor], Mapping[str, float]],
 ]
 Shape = Callable[[Tensor], tuple[int, ...]]
-Scope = Literal["element", "whole", "tensor"]
+Scope = Literal["element", "whole", "matrix", "tensor"]
 
 
 def _same_shape(param: Tensor) -> tuple[int, ...]:
@@ -119,7 +119,9 @@ class Transform:
         scope: "element" promises that each element of the update depends on that element alone
             (and on scalars), so that the loop may flatten, bucket, shard and compile it; "whole"
             that it depends on sums over the whole parameter besides, so that the loop may flatten
-            and compile it; "tensor" needs the parameter in its shape.
+            and compile it; "matrix" on sums along the rows and columns of a matrix besides, so
+            that it may be compiled for matrices and vectors; "tensor" needs the parameter in its
+            shape.
         scaled: the update contains the step size; the loop closes a chain in which no piece does
             with `scale_by_learning_rate`.
         sparse: it takes a sparse gradient (coalesced) and gives a sparse update, or a dense one.
@@ -227,7 +229,7 @@ def identity(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tenso
     return update
 
 
-_SCOPES: tuple[Scope, ...] = ("element", "whole", "tensor")
+_SCOPES: tuple[Scope, ...] = ("element", "whole", "matrix", "tensor")
 """How much of a parameter a piece must see, from the least on."""
 
 

@@ -58,6 +58,7 @@ def scale_by_adam_mini(
         update,
         buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer(shape=blocks)},
         hyperparameters={"betas": (b1, b2), "eps": eps},
+        scope="matrix",
     )
 
 

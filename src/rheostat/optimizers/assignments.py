@@ -1,17 +1,18 @@
 """A traced rule as single assignments, cut into passes over the elements of a parameter.
 
-The graph is walked once, in its order: what a rule writes in place becomes a new value of the
-buffer. Sums over a parameter cut the work into passes: each reads the elements once and takes the
-sums that it can, and the next one uses them. A buffer is written as soon as its last value is
-known, if no later pass needs the one before.
+The graph is walked once, in its order (`Reader`): what a rule writes in place becomes a new value
+of the buffer. Sums over a parameter cut the work into passes: each reads the elements once and
+takes the sums that it can, and the next one uses them. A buffer is written as soon as its last
+value is known, if no later pass needs the one before. Sums along the axes of a matrix are those of
+`grids`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import fx
 
@@ -27,7 +28,7 @@ _TRUTH: Mapping[str, str] = {
 }
 PRODUCT = "{0} * {1}"
 # A NaN is smaller than nothing, and stays.
-_AT_LEAST = "({0} < {1} ? {1} : {0})"
+AT_LEAST = "({0} < {1} ? {1} : {0})"
 _AT_MOST = "({1} < {0} ? {1} : {0})"
 _CODE: Mapping[str, str] = {
     **_TRUTH,
@@ -36,7 +37,7 @@ _CODE: Mapping[str, str] = {
     "rsub": "{1} - {0}",
     "mul": PRODUCT,
     "div": "{0} / {1}",
-    "maximum": _AT_LEAST,
+    "maximum": AT_LEAST,
     "minimum": _AT_MOST,
     "neg": "-{0}",
     "sqrt": "root({0})",
@@ -51,25 +52,44 @@ _CODE: Mapping[str, str] = {
 }
 
 
+Axes = Literal["rc", "r", "c", ""]
+"""What there is one value for: an element, a row, a column, the whole parameter."""
+When = tuple[int, int]
+"""A pass, and a stage of it; of flat tensors a pass has one."""
+
+
 class UnsupportedError(Exception):
     """The graph does what cannot be written here."""
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """One assignment: of an element ("wide"), or of a number of the whole parameter.
+    """One assignment: of an element ("wide"), or of a number of the whole parameter; of a matrix
+    also of a row, or of a column.
 
     `code` has a {} for each input; None loads the tensor at `place`. `level` is the first pass in
-    which the value can be known; for a sum (`place` counts them) that of what it adds, plus one.
+    which the value can be known, and `stage` which walk along a row of that pass; for a sum
+    (`place` counts them) those of what it adds, plus one pass, or along a row one walk.
     """
 
-    wide: bool
+    axes: Axes
     level: int
     code: str | None
     inputs: tuple[Any, ...] = ()
     place: int = 0
     kind: str = "T"
     summed: bool = False
+    stage: int = 0
+
+    @property
+    def wide(self) -> bool:
+        """Whether there is one for each element."""
+        return self.axes == "rc"
+
+    @property
+    def when(self) -> When:
+        """The pass and the stage."""
+        return self.level, self.stage
 
 
 @dataclass(frozen=True)
@@ -80,22 +100,22 @@ class Store:
     value: Value
 
 
-class Assignments:
+class Reader:
     """What a graph of `Traced` computes: `stores` are what it writes, `results` what it gives.
 
-    `wide` says for the parameter, the gradient and each buffer whether it is shaped like the
-    parameter. Raises UnsupportedError.
+    `axes` says for the parameter, the gradient and each buffer what it has a value for. Raises
+    UnsupportedError.
     """
 
-    def __init__(self, graph: fx.GraphModule, wide: Sequence[bool]) -> None:
-        self.wide = wide
+    def __init__(self, graph: fx.GraphModule, axes: Sequence[Axes]) -> None:
+        self.axes = axes
         self.values: list[Value] = []
         self.sums: list[Value] = []
         # A cell holds the present value; whoever writes in place gives it another.
         self._cells: dict[fx.Node, list[Value]] = {}
         nodes = list(graph.graph.nodes)
-        tensors = [node for node in nodes if node.op == "placeholder"][: len(wide)]
-        loads = [self._new(Value(wide[i], 0, None, place=i)) for i in range(len(wide))]
+        tensors = [node for node in nodes if node.op == "placeholder"][: len(axes)]
+        loads = [self._new(Value(axes[i], 0, None, place=i)) for i in range(len(axes))]
         for node, load in zip(tensors, loads, strict=True):
             self._cells[node] = [load]
         for node in nodes:
@@ -112,11 +132,6 @@ class Assignments:
         self.results = [self._cells[node][0] for node in cast("tuple[fx.Node, ...]", given)]
         if any(result.wide for result in self.results):
             raise UnsupportedError("a result for each element")
-        last = (*(store.value for store in self.stores), *self.results)
-        self.passes = max(value.level + value.wide for value in last)
-        self._when = self._times()
-
-    # -- reading the graph ----------------------------------------------------------------------
 
     def _new(self, value: Value) -> Value:
         self.values.append(value)
@@ -132,18 +147,23 @@ class Assignments:
         options = {
             k: self._cells[v][0] if isinstance(v, fx.Node) else v for k, v in node.kwargs.items()
         }
-        value = self._computed(name, args, options)
+        value = self._computed(name, args, options, node)
         if name == called:
             self._cells[node] = [value]
             return
         cell = self._cells[node] = self._cells[cast("fx.Node", node.args[0])]
-        spread = cell[0].wide and not value.wide
-        cell[0] = self._new(Value(True, value.level, "{0}", (value,))) if spread else value
+        if cell[0].axes != value.axes:
+            spread = cell[0].axes
+            value = self._new(Value(spread, value.level, "{0}", (value,), stage=value.stage))
+        cell[0] = value
 
-    def _computed(self, name: str, args: list[Any], options: Mapping[str, Any]) -> Value:
+    def _computed(
+        self, name: str, args: list[Any], options: Mapping[str, Any], node: fx.Node
+    ) -> Value:
         match name:
             case "sum" | "mean":
-                return self._sum(name, args)
+                total, count = self._sum(args, node)
+                return self._apply(f"{{0}} / T({count})", [total]) if name == "mean" else total
             case "copy":
                 return self._apply("T({0})", args[1:2])
             case "clone":
@@ -155,7 +175,7 @@ class Assignments:
             case "clamp":
                 low, high = [*args[1:], None, None][:2]
                 low, high = options.get("min", low), options.get("max", high)
-                value = args[0] if low is None else self._apply(_AT_LEAST, [args[0], low])
+                value = args[0] if low is None else self._apply(AT_LEAST, [args[0], low])
                 return value if high is None else self._apply(_AT_MOST, [value, high])
             case "addcmul" | "addcdiv":
                 product = self._apply(_CODE["mul" if name == "addcmul" else "div"], args[1:3])
@@ -176,84 +196,102 @@ class Assignments:
             finite = isinstance(one, int | float) and math.isfinite(one)
             if not isinstance(one, Value) and not finite:
                 raise UnsupportedError(f"an argument {one!r}")
-        wide = any(one.wide for one in known)
-        level = max((one.level for one in known), default=0)
-        return self._new(Value(wide, level, code, tuple(inputs), kind=kind))
+        axes = cast("Axes", "".join(a for a in "rc" if any(a in one.axes for one in known)))
+        level, stage = max((one.when for one in known), default=(0, 0))
+        stage = stage if "r" in axes else 0
+        return self._new(Value(axes, level, code, tuple(inputs), kind=kind, stage=stage))
 
-    def _sum(self, name: str, args: list[Any]) -> Value:
-        if len(args) > 1 or not args[0].wide:
+    def _sum(self, args: list[Any], node: fx.Node) -> tuple[Value, str]:
+        """A sum over the whole parameter, and what counts its elements."""
+        if len(node.args) > 1 or not args[0].wide:
             raise UnsupportedError("a sum over a part")
+        return self._total("", args[0], (args[0].level + 1, 0)), "n"
+
+    def _total(self, axes: Axes, of: Value, when: When) -> Value:
+        """A sum, known from then on."""
+        level, stage = when
         place = len(self.sums)
-        total = Value(False, args[0].level + 1, None, (args[0],), place, summed=True)
-        self.sums.append(self._new(total))
-        return self._apply("{0} / T(n)", [total]) if name == "mean" else total
+        total = self._new(Value(axes, level, None, (of,), place, summed=True, stage=stage))
+        self.sums.append(total)
+        return total
 
     def _power(self, base: Any, exponent: Any) -> Value:
         if exponent == 2:
             return self._apply("{0} * {0}", [base])
         if exponent == 0.5:
             return self._apply(_CODE["sqrt"], [base])
-        if any(isinstance(one, Value) and one.wide for one in (base, exponent)):
+        if any(isinstance(one, Value) and one.axes for one in (base, exponent)):
             raise UnsupportedError(f"a power of {exponent}")
         return self._apply("T(pow({0}, {1}))", [base, exponent])  # once a parameter
 
     # -- passes ---------------------------------------------------------------------------------
 
-    def sums_of(self, number: int) -> list[Value]:
-        """The sums that a pass takes."""
-        return [total for total in self.sums if total.level == number + 1]
-
-    def writes_of(self, number: int) -> list[Store]:
-        """The wide tensors that a pass writes."""
-        return [s for s in self.stores if s.value.wide and self._when[s.place] == number]
-
-    def needed(self, number: int) -> list[tuple[Value, int | None]]:
-        """The wide values of a pass, in order, each with the place of the tensor that holds it, and
-        None where it must be computed."""
-        return self._needed(number, self._when)
-
-    def _times(self) -> dict[int, int]:
-        """Place of a wide tensor that is written -> the pass that writes it."""
-        when = {s.place: s.value.level for s in self.stores if s.value.wide}
+    def _settle(self, every: Sequence[When]) -> None:
+        """Decide what is written when, `every` being all passes and stages in order."""
+        when = {s.place: s.value.when for s in self.stores if s.value.wide}
         while True:
-            # Where a later pass still needs the value that was there, the last one writes.
+            # Where a later one still needs the value that was there, the last one writes.
             clash = next(
                 (
                     value.place
-                    for number in range(self.passes)
-                    for value, _ in self._needed(number, when)
-                    if value.code is None and when.get(value.place, number) < number
+                    for now in every
+                    for value, _ in self._needed(now, when)
+                    if value.code is None and when.get(value.place, now) < now
                 ),
                 None,
             )
             if clash is None:
-                return when
-            when[clash] = self.passes - 1
+                break
+            when[clash] = every[-1]
+        self._written = when
 
-    def _needed(self, number: int, when: Mapping[int, int]) -> list[tuple[Value, int | None]]:
-        written = {id(s.value): s.place for s in self.stores if when.get(s.place, number) < number}
+    def sums_at(self, when: When) -> list[Value]:
+        """The sums over elements that are taken then."""
+        return [one for one in self.sums if one.inputs[0].wide and one.inputs[0].when == when]
+
+    def stores_at(self, when: When) -> list[Store]:
+        """The tensors like the parameter that are written then."""
+        return [s for s in self.stores if s.value.wide and self._written[s.place] == when]
+
+    def needed(self, when: When) -> list[tuple[Value, int | None]]:
+        """The values of elements that are needed then, in order, each with the place of the tensor
+        that holds it, and None where it must be computed."""
+        return self._needed(when, self._written)
+
+    def _needed(self, now: When, written: Mapping[int, When]) -> list[tuple[Value, int | None]]:
+        held = {id(s.value): s.place for s in self.stores if written.get(s.place, now) < now}
         found: set[int] = set()
 
         def visit(value: Any) -> None:
             if isinstance(value, Value) and value.wide and id(value) not in found:
                 found.add(id(value))
-                for one in () if id(value) in written else value.inputs:
+                for one in () if id(value) in held else value.inputs:
                     visit(one)
 
-        for root in self._roots(number, when):
-            visit(root)
+        for total in self.sums_at(now):
+            visit(total.inputs[0])
+        for store in self.stores:
+            if store.value.wide and written[store.place] == now:
+                visit(store.value)
         return [
-            (value, written.get(id(value), value.place if value.code is None else None))
+            (value, held.get(id(value), value.place if value.code is None else None))
             for value in self.values
             if id(value) in found
         ]
 
-    def _roots(self, number: int, when: Mapping[int, int]) -> Iterator[Value]:
-        for total in self.sums_of(number):
-            yield total.inputs[0]
-        for store in self.stores:
-            if store.value.wide and when[store.place] == number:
-                yield store.value
+
+class Assignments(Reader):
+    """A rule over flat tensors. `wide` says which of its tensors are shaped like the parameter.
+
+    Raises UnsupportedError.
+    """
+
+    def __init__(self, graph: fx.GraphModule, wide: Sequence[bool]) -> None:
+        axes: list[Axes] = ["rc" if one else "" for one in wide]
+        super().__init__(graph, axes)
+        last = (*(store.value for store in self.stores), *self.results)
+        self.passes = max(value.level + value.wide for value in last)
+        self._settle([(number, 0) for number in range(self.passes)])
 
 
 def _cubed(exponent: Any) -> Value | None:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from rheostat.core.transform import Transform
 from rheostat.optimizers.gathering import SMALL, Gathering, copy_all, dense, parts
-from rheostat.optimizers.tracing import guarded, traced
+from rheostat.optimizers.tracing import traced
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -144,3 +144,24 @@ def _compiled(graph: fx.GraphModule) -> Any:
     """The graph's compiled function, one for all optimizers of a process."""
     # Dynamic from the first call on: no size is special, so none compiles anew.
     return torch.compile(graph.forward, dynamic=True, fullgraph=True)
+
+
+@functools.cache
+def guarded(graph: fx.GraphModule, tensors: int) -> fx.GraphModule:
+    """The graph with one more input, a bool: where it is False, the first `tensors` inputs but the
+    second (the update) keep their values. Compiled, the choice is made as they are written."""
+    whole = fx.Graph()
+    given = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    inputs = [whole.placeholder(f"input_{i}") for i in range(len(given))]
+    ok = whole.placeholder("ok")
+    kept = [i for i in range(tensors) if i != 1]
+    moved = {given[i]: node for i, node in enumerate(inputs)}
+    for i in kept:
+        moved[given[i]] = whole.call_function(torch.ops.aten.clone.default, (inputs[i],))
+    copies = [moved[given[i]] for i in kept]
+    whole.graph_copy(graph.graph, moved)
+    for i, copy in zip(kept, copies, strict=True):
+        chosen = whole.call_function(torch.ops.aten.where.self, (ok, copy, inputs[i]))
+        whole.call_function(torch.ops.aten.copy_.default, (inputs[i], chosen))
+    whole.output(None)
+    return fx.GraphModule(graph, whole)

@@ -15,7 +15,7 @@ from torch import fx
 
 from rheostat.optimizers.assignments import PRODUCT, Assignments, Value
 
-_HEAD = """\
+HEAD = """\
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -95,17 +95,17 @@ def source(graph: fx.GraphModule, wide: Sequence[bool], doubles: Sequence[bool] 
 class _Writer:
     def __init__(self, rule: Assignments, doubles: Sequence[bool]) -> None:
         self._rule = rule
-        self._doubles = doubles or (False,) * len(rule.wide)
+        self._doubles = doubles or (False,) * len(rule.axes)
         self._names = {
             id(value): f"{'w' if value.wide else 'c'}{i}" for i, value in enumerate(rule.values)
         }
 
     def text(self) -> str:
-        lines = [_HEAD]
+        lines = [HEAD]
         for number in range(self._rule.passes):
             lines += self._pass(number)
         lines += self._parameter()
-        lines += [_RUN.format(dtype, len(self._rule.wide)) for dtype in ("float", "double")]
+        lines += [_RUN.format(dtype, len(self._rule.axes)) for dtype in ("float", "double")]
         return "\n".join(lines) + "\n"
 
     def _name(self, value: Any) -> str:
@@ -126,14 +126,14 @@ class _Writer:
 
     def _places(self, number: int) -> list[int]:
         """The tensors that a pass reads or writes."""
-        read = {place for _, place in self._rule.needed(number) if place is not None}
-        return sorted(read | {store.place for store in self._rule.writes_of(number)})
+        read = {place for _, place in self._rule.needed((number, 0)) if place is not None}
+        return sorted(read | {store.place for store in self._rule.stores_at((number, 0))})
 
     def _numbers(self, number: int) -> list[Value]:
         """The numbers of the whole parameter that a pass uses."""
         used = {
             id(one)
-            for value, place in self._rule.needed(number)
+            for value, place in self._rule.needed((number, 0))
             if place is None
             for one in value.inputs
         }
@@ -142,11 +142,11 @@ class _Writer:
     def _together(self, number: int) -> int:
         """How many shares a pass runs through side by side: two where it only reads, which gets
         more from the memory; what also writes is no faster for it."""
-        return 1 if self._rule.writes_of(number) else 2
+        return 1 if self._rule.stores_at((number, 0)) else 2
 
     def _pass(self, number: int) -> list[str]:
         """The function of a pass, over a share of the `n` elements and those beside it."""
-        writes, sums = self._rule.writes_of(number), self._rule.sums_of(number)
+        writes, sums = self._rule.stores_at((number, 0)), self._rule.sums_at((number, 0))
         written = {store.place for store in writes}
         places = self._places(number)
         given = [
@@ -170,7 +170,7 @@ class _Writer:
             "    for (int64_t i = b; i < stop; i++) {",
             *(
                 "      " + self._assign(value, None if place is None else f"t{place}[i]")
-                for value, place in self._rule.needed(number)
+                for value, place in self._rule.needed((number, 0))
             ),
             *(f"      t{store.place}[i] = {self._name(store.value)};" for store in writes),
             *(
@@ -217,7 +217,7 @@ class _Writer:
                 f"  {_walk('k', '0', 'shares', self._together(number), number)}",
                 f"    pass{number}<T>({', '.join(given)});",
             ]
-            for total in rule.sums_of(number):
+            for total in rule.sums_at((number, 0)):
                 mine = f"sums[k * {count} + {total.place}]"
                 lines += [
                     f"  double total{total.place} = 0;",
@@ -236,11 +236,11 @@ class _Writer:
         weights by their decay, nothing is read where that is 0: it gets the gradient instead, which
         it reads anyway."""
         rule, own = self._rule, f"t{place}"
-        needed, places = rule.needed(number), self._places(number)
-        roots = [store.value for store in rule.writes_of(number)]
-        roots += [total.inputs[0] for total in rule.sums_of(number)]
+        needed, places = rule.needed((number, 0)), self._places(number)
+        roots = [store.value for store in rule.stores_at((number, 0))]
+        roots += [total.inputs[0] for total in rule.sums_at((number, 0))]
         load = next((value for value, held in needed if held == place), None)
-        written = any(store.place == place for store in rule.writes_of(number))
+        written = any(store.place == place for store in rule.stores_at((number, 0)))
         if load is None or load in roots or written or place == 1 or 1 not in places:
             return own
         users = [value for value, held in needed if held is None and load in value.inputs]

@@ -113,7 +113,7 @@ _cache: dict[tuple[Any, ...], _Flank | None] = {}
 def _flanks(rule: Transform) -> _Flanks | None:
     """What runs before, between and after; None where the rule has nothing to compile after."""
     pieces = rule.pieces
-    shaped = [i for i, piece in enumerate(pieces) if piece.scope == "tensor"]
+    shaped = [i for i, piece in enumerate(pieces) if piece.scope in ("matrix", "tensor")]
     if not shaped or any(p.measure or p.probe or p.search or p.after for p in pieces):
         return None
     begin, end = shaped[0], shaped[-1] + 1

@@ -19,6 +19,7 @@ from rheostat.optimizers.device import DEVICE_TYPES
 from rheostat.optimizers.flanked import FlankedKernel
 from rheostat.optimizers.fused import FusedKernel
 from rheostat.optimizers.gathered import GatheredKernel
+from rheostat.optimizers.matrices import MatrixKernel
 from rheostat.optimizers.native import NativeKernel, compiler_at_hand
 
 if TYPE_CHECKING:
@@ -84,9 +85,11 @@ def choose_mode(
 
 
 def _compilable(rule: Transform, params: Sequence[Tensor]) -> bool:
-    """Whether the whole rule can be compiled, or on the CPU what it begins and ends with."""
+    """Whether the whole rule can be compiled, or on the CPU what it begins and ends with, or what
+    it does with matrices."""
     on_cpu = all(param.device.type == "cpu" for param in params)
-    return CompiledKernel.can_run(rule) or (on_cpu and FlankedKernel.can_run(rule))
+    flanked = on_cpu and FlankedKernel.can_run(rule)
+    return CompiledKernel.can_run(rule) or flanked or MatrixKernel.can_run(rule, params)
 
 
 def make_kernels(rule: Transform, mode: Mode) -> list[Kernel]:
@@ -95,7 +98,8 @@ def make_kernels(rule: Transform, mode: Mode) -> list[Kernel]:
     if mode == "fused":
         kernels.append(FusedKernel(rule))
     elif mode == "compiled" and not CompiledKernel.can_run(rule):
-        kernels.append(FlankedKernel(rule))
+        kernels += [MatrixKernel(rule)] if rule.scope == "matrix" else []
+        kernels += [FlankedKernel(rule)] if FlankedKernel.can_run(rule) else []
     elif mode == "compiled":
         native = NativeKernel.can_run(rule)
         kernels += [NativeKernel(rule)] if native else []

@@ -24,6 +24,7 @@ from rheostat.optimizers.numbers import vector_of
 MOST_SCALARS = 64
 """More scalars than any rule meets tensors with."""
 
+_HALVES = (torch.float16, torch.bfloat16)
 _LENGTH = 64
 """Elements of the tensors that a rule is traced with."""
 
@@ -102,6 +103,8 @@ def _cheaper(name: str, args: tuple[Any, ...]) -> Tensor | None:
             return a.mul_(1 / number)
         case "lerp", (Tensor() as a, Tensor() as b):
             return a * (1 - number) + b * number
+        case "lerp_", (Tensor() as a, Tensor() as b) if a.dtype in _HALVES:  # rounds once
+            return a.copy_(a.float() * (1 - number) + b.float() * number)
         case "lerp_", (Tensor() as a, Tensor() as b):
             return a.mul_(1 - number).add_(b * number)
         case _:
@@ -198,27 +201,6 @@ class Traced:
         return fx.GraphModule(self.graph, graph)
 
 
-@functools.cache
-def guarded(graph: fx.GraphModule, tensors: int) -> fx.GraphModule:
-    """The graph with one more input, a bool: where it is False, the first `tensors` inputs but the
-    second (the update) keep their values. Compiled, the choice is made as they are written."""
-    whole = fx.Graph()
-    given = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    inputs = [whole.placeholder(f"input_{i}") for i in range(len(given))]
-    ok = whole.placeholder("ok")
-    kept = [i for i in range(tensors) if i != 1]
-    moved = {given[i]: node for i, node in enumerate(inputs)}
-    for i in kept:
-        moved[given[i]] = whole.call_function(torch.ops.aten.clone.default, (inputs[i],))
-    copies = [moved[given[i]] for i in kept]
-    whole.graph_copy(graph.graph, moved)
-    for i, copy in zip(kept, copies, strict=True):
-        chosen = whole.call_function(torch.ops.aten.where.self, (ok, copy, inputs[i]))
-        whole.call_function(torch.ops.aten.copy_.default, (inputs[i], chosen))
-    whole.output(None)
-    return fx.GraphModule(graph, whole)
-
-
 def _reduces(node: fx.Node) -> bool:
     """Whether it makes one number of a whole tensor."""
     shapes = [one.meta["val"].shape for one in node.all_input_nodes if "val" in one.meta]
@@ -243,13 +225,14 @@ def traced(rule: Transform) -> Traced | None:
     measuring = [i for i, piece in enumerate(rule.pieces) if piece.measure]
     # What comes before a measurement is computed again after it, so that it must keep nothing.
     kept = any(piece.buffers for i in measuring for piece in rule.pieces[:i])
-    if rule.scope == "tensor" or len(measuring) > 1 or kept:
+    if rule.scope in ("matrix", "tensor") or len(measuring) > 1 or kept:
         return None
     for buffer in rule.buffers.values():
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
     verbs = [(p.update, p.measure, p.after) for p in rule.pieces]
-    key = tuple((p.name, *map(constants, of)) for p, of in zip(rule.pieces, verbs, strict=True))
+    own = tuple(buffer.dtype for buffer in rule.buffers.values())
+    key = (own, *((p.name, *map(constants, of)) for p, of in zip(rule.pieces, verbs, strict=True)))
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
@@ -317,8 +300,14 @@ def through(
     return update
 
 
-def graph_of(rule: Transform, verb: Callable[..., Any], measured: Sequence[str]) -> Traced | None:
-    """The graph of `verb(update, state, param, hyper)`; None where it has none."""
+def graph_of(
+    rule: Transform,
+    verb: Callable[..., Any],
+    measured: Sequence[str],
+    like: Tensor | None = None,
+) -> Traced | None:
+    """The graph of `verb(update, state, param, hyper)` over flat tensors, or over a parameter like
+    this one, and buffers in their shapes; None where it has none."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace: _Trace | None = None
@@ -342,20 +331,23 @@ def graph_of(rule: Transform, verb: Callable[..., Any], measured: Sequence[str])
             return verb(update, state, param, hyper)
 
     # Ones, so that nothing divides by zero; only the operations are kept.
-    flat = [
-        torch.ones(_LENGTH if buffer.like_parameter else (), dtype=buffer.dtype)
-        for buffer in rule.buffers.values()
-    ]
+    if like is None:
+        one = torch.ones(_LENGTH)
+        own = [
+            torch.ones(_LENGTH if buffer.like_parameter else (), dtype=buffer.dtype)
+            for buffer in rule.buffers.values()
+        ]
+    else:
+        one, own = like, [buffer.make(like) for buffer in rule.buffers.values()]
     sums = [torch.ones((), dtype=torch.float64) for _ in measured]
     slots = torch.ones(MOST_SCALARS, dtype=torch.float64)
     with torch.no_grad():
-        one = torch.ones(_LENGTH)
         try:
-            graph = make_fx(run)(one, one.clone(), *flat, slots, *sums)
+            graph = make_fx(run)(one, one.clone(), *own, slots, *sums)
         except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
             return None
     assert trace is not None
-    main, prologue = _split(graph, 2 + len(flat))
+    main, prologue = _split(graph, 2 + len(own))
     return Traced(main, trace.scalars, prologue, tuple(measured))
 
 
@@ -377,7 +369,8 @@ def _split(whole: fx.GraphModule, tensors: int) -> tuple[fx.GraphModule, fx.Grap
     for node in early:
         moved[node] = before.node_copy(node, moved.__getitem__)
     doubles = [before.call_method("double", (moved[node],)) for node in wanted]
-    before.output(before.call_function(torch.stack, (doubles,)))
+    none = before.call_function(torch.zeros, (0,))  # a rule without numbers
+    before.output(before.call_function(torch.stack, (doubles,)) if doubles else none)
 
     kept = {node: after.node_copy(node) for node in placeholders[:tensors]}
     vector = after.placeholder("vector")

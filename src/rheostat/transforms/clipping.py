@@ -106,7 +106,7 @@ def adaptive_gradient_clip(clip_factor: NonNegative = 0.01, clip_eps: Positive =
         limit = unit_norm(param).clamp(min=hyper.clip_eps) * hyper.clip_factor
         return u * (limit / unit_norm(u).clamp(min=_TORCH_EPS)).clamp(max=1.0)
 
-    return Transform(update, scope="tensor")
+    return Transform(update, scope="matrix")
 
 
 @register("transform", "clip_by_percentile")

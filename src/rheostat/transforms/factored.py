@@ -88,6 +88,7 @@ def step_by_adafactor(
             "d": d,
             "weight_decay": weight_decay,
         },
+        scope="matrix",
         scaled=True,
     )
 
@@ -158,6 +159,7 @@ def scale_by_factored_rms(
             "exp_avg_sq": Buffer(shape=whole),
         },
         hyperparameters={"decay_rate": decay_rate, "beta2_cap": beta2_cap, "eps": eps},
+        scope="matrix",
     )
 
 

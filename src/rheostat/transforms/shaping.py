@@ -27,7 +27,7 @@ def cautious_update() -> Transform:
         share = kept.mean() if kept.numel() else kept.sum()
         return u * kept / share.clamp(min=1e-3)
 
-    return Transform(update, scope="tensor")
+    return Transform(update, scope="matrix")
 
 
 @register("transform", "centralize_gradient")
@@ -44,7 +44,7 @@ def centralize_gradient() -> Transform:
             return u
         return u - u.mean(dim=tuple(range(1, u.ndim)), keepdim=True)
 
-    return Transform(update, scope="tensor")
+    return Transform(update, scope="matrix")
 
 
 @register("transform", "orthogonal_gradient")
@@ -68,7 +68,7 @@ def orthogonal_gradient(rescale: bool = True) -> Transform:
         meant = after > 64 * torch.finfo(u.dtype).eps * before
         return rest * torch.where(meant, before / after, 1.0).to(u.dtype)
 
-    return Transform(update, scope="tensor")
+    return Transform(update, scope="matrix")
 
 
 @register("transform", "add_noise")
@@ -104,7 +104,7 @@ def limit_update_rms(max_rms: Positive = 1.0) -> Transform:
         rms = norm(u) / max(u.numel(), 1) ** 0.5
         return u / (rms / hyper.max_rms).clamp(min=1.0).to(u.dtype)
 
-    return Transform(update, scope="tensor")
+    return Transform(update, scope="matrix")
 
 
 @register("transform", "grokfast_ema")

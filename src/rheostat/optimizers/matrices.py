@@ -1,0 +1,173 @@
+"""A rule that sums along the rows and columns of a matrix (Adafactor's, Adam-mini's) as one C++
+function over all matrices of a shape, on the CPU.
+
+The rule is traced once for each shape, so that it may do with shapes what it likes; what differs
+between shapes by numbers alone is one function.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from rheostat.core import compiler
+from rheostat.core.transform import Hyper, State, Transform
+from rheostat.optimizers.assignments import Axes, UnsupportedError
+from rheostat.optimizers.cpp_grids import Kind, source
+from rheostat.optimizers.grids import Grid, axes_of, grid_of
+from rheostat.optimizers.native import LOST, compiles, lie_plain, takes_address
+from rheostat.optimizers.tracing import Traced, constants, graph_of, through
+
+if TYPE_CHECKING:
+    from rheostat.optimizers.items import Item
+
+Key = tuple[torch.Size, torch.dtype]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A rule for one shape."""
+
+    graph: Traced
+    text: str
+    constants: array.array[float]
+    dtypes: tuple[torch.dtype, ...]
+    """Of the buffers."""
+
+
+class MatrixKernel:
+    """Runs a rule over matrices and vectors."""
+
+    finishes = True
+
+    def __init__(self, rule: Transform) -> None:
+        self._rule = rule
+        self._names = tuple(rule.buffers)
+        self._programs: dict[Key, _Program | None] = {}
+
+    @staticmethod
+    def can_run(rule: Transform, params: Sequence[Tensor]) -> bool:
+        """Whether the rule can be written for one of these parameters at least."""
+        keys = dict.fromkeys((p.shape, p.dtype) for p in params if p.device.type == "cpu")
+        return any(program_of(rule, *key) is not None for key in keys)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> MatrixKernel:
+        """Itself: it holds no tensor."""
+        return self
+
+    def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
+        """Real float32 and float64 matrices and vectors on the CPU, whose buffers have the dtypes
+        that they were declared with; none where the compiler fails."""
+        program = self._program(param)
+        if program is None or not compiles(program.text):
+            return False
+        wide = zip((state[name] for name in self._names), program.dtypes, strict=True)
+        return lie_plain([(param, param.dtype), *wide])
+
+    def _program(self, param: Tensor) -> _Program | None:
+        key = param.shape, param.dtype
+        if key not in self._programs:
+            self._programs[key] = program_of(self._rule, *key)
+        return self._programs[key]
+
+    def takes(self, item: Item) -> bool:
+        """Dense gradients, and neither they nor the parameter with holes."""
+        return takes_address(item)
+
+    def run(self, items: Sequence[Item]) -> None:
+        """Move the items' parameters and write their buffers: those of one shape in one call."""
+        together: dict[tuple[Any, ...], list[Item]] = {}
+        for item in items:
+            key = (id(item.numbers), item.same, item.param.shape, item.param.dtype)
+            together.setdefault(key, []).append(item)
+        for batch in together.values():
+            self._launch(batch)
+        # A graph that still holds the parameters must notice that they have moved.
+        increment_version([item.param for item in items])
+
+    def _launch(self, batch: Sequence[Item]) -> None:
+        first = batch[0]
+        program = self._program(first.param)
+        assert program is not None  # or it would not have suited
+        vector = program.graph.numbers({**first.numbers, "step": first.step}, {})
+        addresses = array.array("Q")
+        for item in batch:
+            own = (item.state[name] for name in self._names)
+            addresses.extend([one.data_ptr() for one in (item.param, item.update, *own)])
+        _functions(program.text)[first.param.dtype](
+            len(batch),
+            *grid_of(first.param.shape),
+            addresses.buffer_info()[0],
+            vector.data_ptr(),
+            program.constants.buffer_info()[0],
+            torch.get_num_threads(),
+        )
+
+
+_cache: dict[tuple[Any, ...], _Program | None] = {}
+
+
+def program_of(rule: Transform, shape: torch.Size, dtype: torch.dtype) -> _Program | None:
+    """The rule for parameters of this shape; None where it cannot be written."""
+    pieces = rule.pieces
+    if rule.scope != "matrix" or any(p.measure or p.probe or p.search or p.after for p in pieces):
+        return None
+    if not shape.numel() or dtype not in (torch.float32, torch.float64):
+        return None
+    own = ((one.dtype, constants(one.shape)) for one in rule.buffers.values())
+    key = (shape, dtype, *((piece.name, *constants(piece.update)) for piece in pieces), *own)
+    if key not in _cache:
+        _cache[key] = _written(rule, torch.empty(shape, dtype=dtype, device="meta"))
+    return _cache[key]
+
+
+def _written(rule: Transform, like: Tensor) -> _Program | None:
+    def move(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+        param.sub_(through(rule.pieces, update, state, param, hyper))
+
+    graph = graph_of(rule, move, (), like)
+    if graph is None:
+        return None
+    buffers = [buffer.make(like) for buffer in rule.buffers.values()]
+    axes: list[Axes] = ["rc", "rc"]
+    kinds: list[Kind] = ["T", "T"]
+    for buffer in buffers:
+        of, kind = axes_of(buffer, like), _kind(buffer, like)
+        if of is None or kind is None:
+            return None
+        axes.append(of)
+        kinds.append(kind)
+    try:
+        grid = Grid(graph.graph, axes, like.shape)
+    except UnsupportedError:
+        return None
+    text, numbers = source(grid, kinds)
+    dtypes = tuple(buffer.dtype for buffer in buffers)
+    return _Program(graph, text, array.array("d", [*numbers, 0.0]), dtypes)
+
+
+def _kind(buffer: Tensor, like: Tensor) -> Kind | None:
+    if buffer.dtype is like.dtype:
+        return "T"
+    return "half" if buffer.dtype is torch.bfloat16 and buffer.shape == like.shape else None
+
+
+@functools.cache
+def _functions(text: str) -> Mapping[torch.dtype, Any]:
+    loaded = compiler.library(text, LOST)
+    assert loaded is not None
+    found: dict[torch.dtype, Any] = {}
+    for dtype, name in ((torch.float32, "run_float"), (torch.float64, "run_double")):
+        function = getattr(loaded, name)
+        function.argtypes = (*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 3, ctypes.c_int)
+        function.restype = None
+        found[dtype] = function
+    return found

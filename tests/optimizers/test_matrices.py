@@ -1,0 +1,313 @@
+"""Rules that sum along rows and columns: compiled for matrices, they do what they do eagerly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheostat as rs
+from rheostat.core.transform import Buffer, Hyper, State, Transform
+from rheostat.optimizers import matrices
+from rheostat.optimizers.matrices import MatrixKernel, program_of
+
+T = rs.transforms
+Named = list[tuple[str, nn.Parameter]]
+
+SHAPES = [
+    *((40, 72), (72, 40), (16, 16), (300, 48), (48, 301), (64, 33), (5, 1), (1, 9), (1, 1), (1,)),
+    *((17,), (200,), (8, 3, 5), (6, 40, 2, 3), (150, 500)),
+]
+"""Wide, tall, square, thin; vectors; filters; more than one share of rows."""
+RULES: dict[str, Callable[[], Any]] = {
+    "adafactor": lambda: rs.component("adafactor", "optimizer").factory(weight_decay=0.1),
+    "adafactor_bv": lambda: rs.component("adafactor_bv", "optimizer").factory(
+        lr=0.01, momentum_dtype="float32", weight_decay=0.1
+    ),
+    "adafactor_bv, clipped": lambda: rs.component("adafactor_bv", "optimizer").factory(
+        lr=0.01, momentum=0.0, clipping_threshold=0.7
+    ),
+    "adam_mini": lambda: rs.component("adam_mini", "optimizer").factory(weight_decay=0.1),
+    "cautious": lambda: rs.chain(
+        T.scale_by_adam(), T.cautious_update(), T.add_decayed_weights(0.1)
+    ),
+    "centralized": lambda: rs.chain(T.centralize_gradient(), T.scale_by_adam()),
+    "orthogonal": lambda: rs.chain(T.orthogonal_gradient(), T.scale_by_adam()),
+    "clipped by units": lambda: rs.chain(T.adaptive_gradient_clip(), T.scale_by_adam()),
+    "limited": lambda: rs.chain(T.scale_by_adam(), T.limit_update_rms(0.5)),
+}
+NOT_FACTORED = {"adafactor": {(8, 3, 5), (6, 40, 2, 3)}}
+"""torch's Adafactor factors the last two dimensions, which are no rows and columns there."""
+
+
+def _named(dtype: torch.dtype, shapes: Sequence[tuple[int, ...]] = SHAPES) -> Named:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (f"m{i}", nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)))
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def _train(opt: Any, params: Named, steps: range) -> list[Tensor]:
+    for k in steps:
+        generator = torch.Generator().manual_seed(k)
+        for i, (_, param) in enumerate(params):
+            gradient = torch.randn(param.shape, generator=generator, dtype=param.dtype)
+            param.grad = None if i == 1 and k in (0, 3) else gradient
+        opt.step()
+    return [param.detach() for _, param in params]
+
+
+def _both(rule: Callable[[], Any], dtype: torch.dtype, **given: Any) -> list[list[Tensor]]:
+    """Parameters and buffers, trained eagerly and compiled."""
+    found = []
+    for mode in ("eager", "compiled"):
+        params = _named(dtype, **given)
+        opt = rs.optimizer(rule(), params, mode=mode)
+        trained = _train(opt, params, range(8))
+        state = [opt.state[p][name] for _, p in params for name in opt.rule(0).buffers]
+        found.append([*trained, *state])
+    return found
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_same_as_eagerly(name: str) -> None:
+    for eager, fast in zip(*_both(RULES[name], torch.float64), strict=True):
+        torch.testing.assert_close(fast, eager, rtol=1e-12, atol=1e-13)
+    for eager, fast in zip(*_both(RULES[name], torch.float32), strict=True):
+        torch.testing.assert_close(fast, eager, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_shape_is_written(name: str) -> None:
+    """The test above compares two ways."""
+    for shape in SHAPES:
+        program = program_of(RULES[name](), torch.Size(shape), torch.float32)
+        assert (program is not None) is (shape not in NOT_FACTORED.get(name, ())), shape
+
+
+def test_a_kernel_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    launch = MatrixKernel._launch
+
+    def counted(self: MatrixKernel, batch: Sequence[Any]) -> None:
+        calls.append(len(batch))
+        launch(self, batch)
+
+    monkeypatch.setattr(MatrixKernel, "_launch", counted)
+    params = _named(torch.float32, [(40, 72), (40, 72), (30,)])
+    _train(rs.optimizer("adafactor", params, mode="compiled"), params, range(3, 4))
+    assert sorted(calls) == [1, 1]  # one has no gradient
+    calls.clear()
+    _train(rs.optimizer("adafactor", params, mode="compiled"), params, range(4, 5))
+    assert sorted(calls) == [1, 2]
+
+
+# -- what a rule may do with rows and columns ------------------------------------------------------
+
+Verb = Callable[[Tensor, State, Tensor, Hyper], Tensor]
+
+
+def _wide(param: Tensor) -> tuple[int, ...]:
+    return tuple(param.shape)
+
+
+def _row(param: Tensor) -> tuple[int, ...]:
+    return (param.shape[0], *(1,) * (param.ndim - 1))
+
+
+def _flat_row(param: Tensor) -> tuple[int, ...]:
+    return tuple(param.shape[:1])
+
+
+def _column(param: Tensor) -> tuple[int, ...]:
+    return (1, *param.shape[1:])
+
+
+def _one(param: Tensor) -> tuple[int, ...]:
+    return ()
+
+
+def _old_value_after_a_sum(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    old = state["b"].clone()
+    state["b"].copy_(u)
+    return old * u.mean(-1, keepdim=True) + old.square().mean() * old + u
+
+
+def _columns_then_rows(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    column = state["b"].mul_(0.5).add_(u.square().mean(0, keepdim=True))
+    row = (u * column).sum(1, keepdim=True)
+    return u * row / (1.0 + column) + 0.1 * row.sum() + 0.1 * column.mean()
+
+
+def _rows_then_rows(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    row = u.abs().mean(1)
+    state["b"].lerp_(row, 0.25)
+    other = (u / (1.0 + state["b"].unsqueeze(1))).sum(1, keepdim=True)
+    return u * other
+
+
+def _row_sum_kept(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    before = state["b"].clone()
+    state["b"].copy_(u.sum(1, keepdim=True))
+    return u + before
+
+
+def _number(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    mean = state["b"].mul_(0.5).add_(0.5 * u.abs().mean())
+    return torch.where(u > mean, u, u * hyper.lr) / mean
+
+
+def _largest_scale(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    state["b"].mul_(0.9).add_(u)
+    return state["b"] * max(1.0, u.shape[0] / u.shape[-1]) ** 0.5
+
+
+WAYS: dict[str, tuple[Verb, Callable[[Tensor], tuple[int, ...]]]] = {
+    "an old value after a sum": (_old_value_after_a_sum, _wide),
+    "columns, then rows": (_columns_then_rows, _column),
+    "rows, then rows": (_rows_then_rows, _flat_row),
+    "a row's sum is kept": (_row_sum_kept, _row),
+    "a number": (_number, _one),
+    "a number of the shape": (_largest_scale, _wide),
+}
+MATRICES = [(40, 72), (72, 40), (16, 16), (150, 500), (33, 3)]
+
+
+def _rule(update: Verb, shape: Callable[[Tensor], tuple[int, ...]]) -> Transform:
+    return Transform(
+        update, buffers={"b": Buffer(shape=shape)}, hyperparameters={"lr": 0.1}, scope="matrix"
+    )
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_any_rule_of_rows_and_columns(name: str) -> None:
+    def rule() -> Transform:
+        return _rule(*WAYS[name])
+
+    for shape in MATRICES:
+        assert program_of(rule(), torch.Size(shape), torch.float64) is not None
+    for eager, fast in zip(*_both(rule, torch.float64, shapes=MATRICES), strict=True):
+        torch.testing.assert_close(fast, eager, rtol=1e-11, atol=1e-11)
+
+
+def _turned(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u.mT.reshape(u.shape) + u
+
+
+def _product(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u @ u.mT @ u
+
+
+def _beside(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * u.mean(1)  # a row of means: beside a square matrix, one for each column
+
+
+def _part(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u - u.reshape(-1, 2).sum(1).repeat_interleave(2).reshape(u.shape)
+
+
+@pytest.mark.parametrize("update", [_turned, _product, _beside, _part])
+def test_what_cannot_be_written_is_not(update: Verb) -> None:
+    def rule() -> Transform:
+        return _rule(update, _wide)
+
+    assert program_of(rule(), torch.Size((16, 16)), torch.float64) is None
+    for eager, other in zip(*_both(rule, torch.float64, shapes=[(16, 16)]), strict=True):
+        torch.testing.assert_close(other, eager, rtol=1e-12, atol=1e-13)
+
+
+# -- bits ------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+    def keep(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        state["b"].copy_(u)
+        return state["b"].to(u.dtype)
+
+    rule = Transform(keep, buffers={"b": Buffer(dtype=torch.bfloat16)}, scope="matrix", scaled=True)
+    upper = torch.arange(-(2**15), 2**15) * 2**16
+    lower = torch.tensor([0, 1, 2**15 - 1, 2**15, 2**15 + 1, 2**16 - 1])
+    bits = (upper[:, None] + lower).to(torch.int32)  # every bfloat16, and what lies beside it
+    param = nn.Parameter(torch.zeros(bits.shape))
+    param.grad = bits.view(torch.float32)
+    opt = rs.optimizer(rule, [param], mode="compiled", nonfinite="propagate")
+    assert program_of(opt.rule(0), param.shape, param.dtype) is not None
+    opt.step()
+    expected = param.grad.bfloat16()
+    torch.testing.assert_close(opt.state[param]["b"], expected, rtol=0, atol=0, equal_nan=True)
+    moved = -expected.float()
+    torch.testing.assert_close(param.detach(), moved, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_bits_do_not_depend_on_the_threads() -> None:
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            params = _named(torch.float32, [(700, 300), (300, 700)])
+            found.append(
+                _train(rs.optimizer("adafactor", params, mode="compiled"), params, range(4))
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, *found))
+
+
+def test_shapes_share_a_source_and_differ_by_numbers() -> None:
+    rule = rs.component("adafactor", "optimizer").factory()
+    one, other = (program_of(rule, torch.Size(s), torch.float32) for s in ((40, 72), (64, 512)))
+    assert one is not None
+    assert other is not None
+    assert one.text == other.text
+    assert one.constants != other.constants
+
+
+def test_rules_that_differ_by_a_buffer_have_programs_of_their_own() -> None:
+    made = rs.component("adafactor_bv", "optimizer").factory
+    for kind in ("float32", "bfloat16", "float32"):
+        program = program_of(made(momentum_dtype=kind), torch.Size((41, 73)), torch.float32)
+        assert program is not None
+        assert program.dtypes[-1] is getattr(torch, kind)
+
+
+def test_saved_and_resumed_to_the_same_bits() -> None:
+    params = _named(torch.float32)
+    opt = rs.optimizer("adafactor_bv", params, mode="compiled", lr=0.01)
+    _train(opt, params, range(3))
+    again = copy.deepcopy(params)
+    other = rs.optimizer("adafactor_bv", again, lr=0.01)
+    other.load_state_dict(opt.state_dict())
+    assert other.param_groups[0]["mode"] == "compiled"
+    mine, theirs = _train(opt, params, range(3, 6)), _train(other, again, range(3, 6))
+    assert all(map(torch.equal, mine, theirs))
+
+
+def test_without_a_compiler_it_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(mode: Any) -> list[Tensor]:
+        params = _named(torch.float32)
+        return _train(rs.optimizer("adafactor", params, mode=mode), params, range(4))
+
+    eager = trained("eager")
+
+    def fails(text: str) -> bool:
+        return not text
+
+    monkeypatch.setattr(matrices, "compiles", fails)
+    assert all(map(torch.equal, eager, trained("compiled")))
+
+
+def test_gradients_with_holes_run_eagerly() -> None:
+    found = []
+    for mode in ("eager", "compiled"):
+        [(_, param)] = params = _named(torch.float64, [(24, 36)])
+        opt = rs.optimizer("adafactor", params, mode=mode)
+        param.grad = torch.arange(24.0 * 36, dtype=torch.float64).reshape(36, 24).mT / 100
+        opt.step()
+        found.append(param.detach())
+    assert torch.equal(*found)
