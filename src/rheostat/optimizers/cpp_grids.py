@@ -2,8 +2,7 @@
 
 Numbers that depend on the shape, as all that stand in the graph, are no part of the source but an
 argument (`constants`), so that matrices of many shapes share one function. Operations are rounded
-one by one, sums taken in double precision in shares that are added in one order, and every other
-pass runs backwards, as in `cpp`.
+one by one, and sums taken in double precision in shares that are added in one order, as in `cpp`.
 """
 
 from __future__ import annotations
@@ -165,8 +164,6 @@ class _Writer:
     def _pass(self, number: int) -> list[str]:
         """The function of a pass, over some rows."""
         sums = [v for v in self._shared if v.inputs[0].level == number]
-        backwards = "row = end - 1; row >= begin; row--"
-        order = backwards if number % 2 else "row = begin; row < end; row++"
         lines = [
             f"template <typename T> static void pass{number}(",
             f"    {', '.join(f'{kind} {name}' for kind, name in self._given(number))},",
@@ -177,7 +174,7 @@ class _Writer:
                 else f"  double a{v.place}[STRIDE] = {{}};"
                 for v in sums
             ),
-            f"  for (int64_t {order}) {{",
+            "  for (int64_t row = begin; row < end; row++) {",
         ]
         for value in self._grid.values:
             if value.axes == "r" and id(value) in self._used[number]:
@@ -203,16 +200,14 @@ class _Writer:
             return lines
         along = [total for total in sums if total.axes == "r"]
         places = sorted({p for _, p in needed if p is not None} | {s.place for s in stores})
-        # Next come the row behind this one, or what lies ahead; later stages read from the cache.
-        ahead = "- columns" if when[0] % 2 else "+ AHEAD"
         lines += [
             *(f"    double a{total.place}[STRIDE] = {{}};" for total in along),
             "    for (int64_t b = 0; b < columns; b += STRIDE) {",
             "      const int64_t at = row * columns, stop = least(b + STRIDE, columns);",
             *(
-                f"      fetch(t{place} + at + b {ahead}, STRIDE * sizeof(*t{place}));"
+                f"      fetch(t{place} + at + b + AHEAD, STRIDE * sizeof(*t{place}));"
                 for place in places
-                if when[1] == 0
+                if when[1] == 0  # later stages find the row in the cache
             ),
             "#pragma omp simd",
             "      for (int64_t j = b; j < stop; j++) {",
@@ -279,11 +274,10 @@ class _Writer:
             *self._settled(0),
         ]
         for number in range(grid.passes):
-            turn = "shares - 1 - turn" if number % 2 else "turn"
             lines += [
                 "#pragma omp parallel for num_threads(threads) if (threads > 1 && shares > 1)",
-                "  for (int64_t turn = 0; turn < shares; turn++) {",
-                f"    const int64_t share = {turn}, begin = share * each;",
+                "  for (int64_t share = 0; share < shares; share++) {",
+                "    const int64_t begin = share * each;",
                 f"    pass{number}<T>({', '.join(name for _, name in self._given(number))},",
                 "        begin, least(begin + each, rows), rows, columns, sums + share * width);",
                 "  }",
