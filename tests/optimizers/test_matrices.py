@@ -259,7 +259,26 @@ def test_the_bits_do_not_depend_on_the_threads() -> None:
     assert all(map(torch.equal, *found))
 
 
-def test_shapes_share_a_source_and_differ_by_numbers() -> None:
+def _by_shape(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    """Wide matrices by the one number, tall ones by the other."""
+    slow, fast = hyper.betas
+    return u * (slow if u.shape[0] < u.shape[1] else fast) - -hyper.lr * u.mean(1, keepdim=True)
+
+
+def test_shapes_share_numbers_only_where_they_are_made_alike() -> None:
+    def rule() -> Transform:
+        numbers = {"lr": 0.1, "betas": (0.5, 0.25)}
+        return Transform(_by_shape, hyperparameters=numbers, scope="matrix", scaled=True)
+
+    shapes = [(8, 16), (16, 8), (9, 17)]
+    found = [program_of(rule(), torch.Size(s), torch.float64) for s in shapes]
+    wide, tall, other = [one.numbers for one in found if one is not None]
+    assert wide == other != tall
+    for eager, fast in zip(*_both(rule, torch.float64, shapes=shapes), strict=True):
+        torch.testing.assert_close(fast, eager, rtol=1e-12, atol=1e-13)
+
+
+def test_shapes_share_a_source_and_differ_by_constants() -> None:
     rule = rs.component("adafactor", "optimizer").factory()
     one, other = (program_of(rule, torch.Size(s), torch.float32) for s in ((40, 72), (64, 512)))
     assert one is not None

@@ -46,10 +46,11 @@ static inline double folded(double* sums) {
 )
 _RUN = """\
 extern "C" void run_{0}(
-    int64_t count, int64_t rows, int64_t columns, void* const* tensors, const double* vector,
-    const double* k, int threads) {{
+    int64_t count, const int64_t* shapes, void* const* tensors, const double* vector,
+    const double* const* constants, int threads) {{
   for (int64_t i = 0; i < count; i++)
-    parameter<{0}>(rows, columns, tensors + i * {1}, vector, k, threads);
+    parameter<{0}>(
+        shapes[2 * i], shapes[2 * i + 1], tensors + i * {1}, vector, constants[i], threads);
 }}"""
 
 
@@ -57,8 +58,9 @@ def source(grid: Grid, kinds: Sequence[Kind]) -> tuple[str, list[float]]:
     """C++ for a rule, and its constants; `kinds` say what its tensors hold.
 
     It has two functions, `run_float` and `run_double`:
-    ``run(count, rows, columns, tensors, vector, constants, threads)``, where `tensors` holds the
-    addresses of each parameter's tensors, one parameter behind the other; all of one shape.
+    ``run(count, shapes, tensors, vector, constants, threads)``, where `shapes` holds each
+    parameter's rows and columns, `tensors` the addresses of its tensors, one parameter behind the
+    other, and `constants` the address of those for its shape.
     """
     writer = _Writer(grid, kinds)
     return writer.text(), writer.constants

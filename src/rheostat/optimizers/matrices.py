@@ -37,6 +37,8 @@ class _Program:
     """A rule for one shape."""
 
     graph: Traced
+    numbers: tuple[Any, ...]
+    """The same for shapes whose numbers are made of hyperparameters in the same way."""
     text: str
     constants: array.array[float]
     dtypes: tuple[torch.dtype, ...]
@@ -83,31 +85,33 @@ class MatrixKernel:
         return takes_address(item)
 
     def run(self, items: Sequence[Item]) -> None:
-        """Move the items' parameters and write their buffers: those of one shape in one call."""
-        together: dict[tuple[Any, ...], list[Item]] = {}
+        """Move the items' parameters and write their buffers: those of one program in one call."""
+        together: dict[tuple[Any, ...], list[tuple[Item, _Program]]] = {}
         for item in items:
-            key = (id(item.numbers), item.same, item.param.shape, item.param.dtype)
-            together.setdefault(key, []).append(item)
+            program = self._program(item.param)
+            assert program is not None  # or it would not have suited
+            key = (id(item.numbers), item.same, item.param.dtype, program.text, program.numbers)
+            together.setdefault(key, []).append((item, program))
         for batch in together.values():
             self._launch(batch)
         # A graph that still holds the parameters must notice that they have moved.
         increment_version([item.param for item in items])
 
-    def _launch(self, batch: Sequence[Item]) -> None:
-        first = batch[0]
-        program = self._program(first.param)
-        assert program is not None  # or it would not have suited
+    def _launch(self, batch: Sequence[tuple[Item, _Program]]) -> None:
+        first, program = batch[0]
         vector = program.graph.numbers({**first.numbers, "step": first.step}, {})
-        addresses = array.array("Q")
-        for item in batch:
-            own = (item.state[name] for name in self._names)
-            addresses.extend([one.data_ptr() for one in (item.param, item.update, *own)])
+        shapes, addresses, constants = array.array("q"), array.array("Q"), array.array("Q")
+        for item, own in batch:
+            buffers = (item.state[name] for name in self._names)
+            addresses.extend([one.data_ptr() for one in (item.param, item.update, *buffers)])
+            shapes.extend(grid_of(item.param.shape))
+            constants.append(own.constants.buffer_info()[0])
         _functions(program.text)[first.param.dtype](
             len(batch),
-            *grid_of(first.param.shape),
+            shapes.buffer_info()[0],
             addresses.buffer_info()[0],
             vector.data_ptr(),
-            program.constants.buffer_info()[0],
+            constants.buffer_info()[0],
             torch.get_num_threads(),
         )
 
@@ -151,7 +155,7 @@ def _written(rule: Transform, like: Tensor) -> _Program | None:
         return None
     text, numbers = source(grid, kinds)
     dtypes = tuple(buffer.dtype for buffer in buffers)
-    return _Program(graph, text, array.array("d", [*numbers, 0.0]), dtypes)
+    return _Program(graph, graph.meaning, text, array.array("d", [*numbers, 0.0]), dtypes)
 
 
 def _kind(buffer: Tensor, like: Tensor) -> Kind | None:
@@ -167,7 +171,7 @@ def _functions(text: str) -> Mapping[torch.dtype, Any]:
     found: dict[torch.dtype, Any] = {}
     for dtype, name in ((torch.float32, "run_float"), (torch.float64, "run_double")):
         function = getattr(loaded, name)
-        function.argtypes = (*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 3, ctypes.c_int)
+        function.argtypes = (ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int)
         function.restype = None
         found[dtype] = function
     return found

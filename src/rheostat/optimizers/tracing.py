@@ -24,7 +24,6 @@ from rheostat.optimizers.numbers import vector_of
 MOST_SCALARS = 64
 """More scalars than any rule meets tensors with."""
 
-_HALVES = (torch.float16, torch.bfloat16)
 _LENGTH = 64
 """Elements of the tensors that a rule is traced with."""
 
@@ -42,10 +41,12 @@ class Scalar:
         self.value = value
 
     def __neg__(self) -> Scalar:
-        return Scalar(lambda numbers: -self.value(numbers))
+        value = self.value
+        return Scalar(lambda numbers: -value(numbers))
 
     def __abs__(self) -> Scalar:
-        return Scalar(lambda numbers: abs(self.value(numbers)))
+        value = self.value
+        return Scalar(lambda numbers: abs(value(numbers)))
 
     def __bool__(self) -> bool:
         raise TypeError("a rule that branches on a hyperparameter cannot be compiled")
@@ -103,7 +104,7 @@ def _cheaper(name: str, args: tuple[Any, ...]) -> Tensor | None:
             return a.mul_(1 / number)
         case "lerp", (Tensor() as a, Tensor() as b):
             return a * (1 - number) + b * number
-        case "lerp_", (Tensor() as a, Tensor() as b) if a.dtype in _HALVES:  # rounds once
+        case "lerp_", (Tensor() as a, Tensor() as b) if a.itemsize == 2:  # rounds once
             return a.copy_(a.float() * (1 - number) + b.float() * number)
         case "lerp_", (Tensor() as a, Tensor() as b):
             return a.mul_(1 - number).add_(b * number)
@@ -186,6 +187,11 @@ class Traced:
         return self._prologue(slots, *(sums[name].double() for name in self.measured))
 
     @functools.cached_property
+    def meaning(self) -> tuple[Any, ...]:
+        """What `numbers` computes; equal for graphs whose numbers are the same ones."""
+        return self._prologue.code, *(constants(scalar.value) for scalar in self._scalars)
+
+    @functools.cached_property
     def over_rows(self) -> fx.GraphModule | None:
         """The graph for several parameters of one length, the rows of each tensor; a buffer of one
         number is a column. None where it sums in a way that has no such form."""
@@ -239,9 +245,10 @@ def traced(rule: Transform) -> Traced | None:
 
 
 def constants(function: Any) -> tuple[Any, ...]:
-    """The code of a function and the plain values that it closes over, which the graph holds."""
+    """The code of a function and the plain values in its closure and its defaults."""
     cells = getattr(function, "__closure__", None) or ()
-    found: list[Any] = [getattr(function, "__code__", function)]
+    defaults = repr(getattr(function, "__defaults__", None))
+    found: list[Any] = [getattr(function, "__code__", function), defaults]
     for cell in cells:
         content = cell.cell_contents
         if callable(content):
@@ -306,8 +313,8 @@ def graph_of(
     measured: Sequence[str],
     like: Tensor | None = None,
 ) -> Traced | None:
-    """The graph of `verb(update, state, param, hyper)` over flat tensors, or over a parameter like
-    this one, and buffers in their shapes; None where it has none."""
+    """The graph of `verb(update, state, param, hyper)`, over flat tensors or a parameter like this
+    one; None where it has none."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace: _Trace | None = None

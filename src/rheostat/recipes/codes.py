@@ -47,4 +47,5 @@ CODES: Mapping[str, Code] = {
     "RH027": Code("warning", "A noise scale, and one gradient an update"),
     "RH028": Code("warning", "A way back to the start, and nobody who keeps it"),
     "RH029": Code("warning", "A restart trigger, and schedules that end on time"),
+    "RH030": Code("warning", "Nothing that could end on time"),
 }

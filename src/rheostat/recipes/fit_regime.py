@@ -194,6 +194,17 @@ def _restarts_of_a_changed_plan(watch: Watch) -> Found:
             )
 
 
+def _nothing_to_end_on_time(watch: Watch) -> Found:
+    care = watch.parts.safeguards
+    plans = [plan for look in watch.looks for plan in look.schedules.values()]
+    if care is None or not care["on_time"] or any(plan.unit == "updates" for plan in plans):
+        return
+    units = sorted({plan.unit for plan in plans})
+    why = f"all are in {' and '.join(units)}" if units else "there is none"
+    what = f"schedules in updates end with the run after a roll back, and {why}"
+    yield ("safeguards", "on_time"), f"{what}; leave on_time out"
+
+
 REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH020": _nothing_to_act_on,
     "RH021": _nothing_to_restart,
@@ -205,5 +216,6 @@ REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH027": _no_noise,
     "RH028": _nothing_to_begin_from,
     "RH029": _restarts_of_a_changed_plan,
+    "RH030": _nothing_to_end_on_time,
 }
 """Code -> what finds it in a recipe with a regime."""
