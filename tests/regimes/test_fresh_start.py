@@ -21,10 +21,10 @@ from rheostat.regimes.safeguard import Care
 CARE = Care(every=40, survive=20)
 
 
-def feed(rig: Rig, losses: list[float], seed: int = 3) -> Rig:
+def feed(rig: Rig, losses: list[float], seed: int = 3, applied: bool = True) -> Rig:
     noise = random.Random(seed)
     for loss in losses:
-        rig.feed(loss + noise.gauss(0, 0.02))
+        rig.feed(loss + noise.gauss(0, 0.02), applied=applied)
     return rig
 
 
@@ -73,6 +73,22 @@ def test_a_roll_back_begins_the_count_anew() -> None:
     feed(rig, [2.0] * 40)
     assert rig.decisions == []
     assert len(feed(rig, [2.0] * 20).decisions) == 1
+
+
+def test_what_the_good_weights_make_of_new_data_counts_while_updates_are_left_out() -> None:
+    rig = feed(feed(Rig(make("fresh_start")), learning()), [2.0] * 45, applied=False)
+    assert rig.decisions == []
+    ((at, back),) = feed(rig, [2.0] * 20).decisions
+    assert isinstance(back, RollBack)
+    assert at <= 200 + 48 + 8
+
+
+def test_the_mark_is_of_updates_alone() -> None:
+    rig = feed(Rig(make("fresh_start")), learning(40))
+    feed(rig, [1.2] * 40, applied=False)
+    assert rig.memory["mark"] is None
+    feed(rig, [1.0] * 8)
+    assert rig.memory["mark"] == pytest.approx(1.0, abs=0.1)
 
 
 # -- what it asks for is done --------------------------------------------------------------------

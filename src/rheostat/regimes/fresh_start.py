@@ -30,8 +30,10 @@ def fresh_start(
 
     The mark is the level of the loss (a median of eight) after the first `within` updates. Once the
     run was better than that by four spreads of its losses, a level above the mark for `within`
-    updates in a row says that whoever begins now is better off: back to the weights, the optimizer
-    and the schedules of the start. Needs safeguards, which keep that state, one copy more.
+    steps in a row says that whoever begins now is better off: back to the weights, the optimizer
+    and the schedules of the start. Steps whose updates are left out after a roll back count: what
+    the good weights make of the new data is what is asked. Needs safeguards, which keep that state,
+    one copy more.
 
     Stability: `most` times in all; each takes back everything, so that nothing is left to swing.
      Less drastic means come first: a roll back begins the count of updates anew.
@@ -39,8 +41,8 @@ def fresh_start(
      learnt, once; it is in no state any more but that of an older checkpoint.
     Source: this project; that what was learnt can be a worse beginning than none: Ash & Adams 2020
      (arXiv:1910.08475), Dohare et al. 2024 (doi:10.1038/s41586-024-07711-7).
-    within: updates to the mark, and above it. Usual [40, 5000] updates: more is surer, and later;
-     beyond the warm-up.
+    within: updates to the mark, and steps above it. Usual [40, 5000] updates: more is surer, and
+     later; beyond the warm-up.
     most: times, at most. Usual [1, 3]: each costs all.
     """
 
@@ -48,12 +50,12 @@ def fresh_start(
         if now.step < memory["step"]:
             memory.update(losses=[], lost=0)
         memory["step"] = now.step
-        if not now.applied or not math.isfinite(now.loss):
+        if not math.isfinite(now.loss):
             return None
         losses: list[float] = memory["losses"]
         losses.append(now.loss)
         del losses[:-_WINDOW]
-        memory["seen"] += 1
+        memory["seen"] += bool(now.applied)  # a loss says what was learnt, updated or not
         if len(losses) < _LEVEL:
             return None
         level = median(losses[-_LEVEL:])
@@ -67,7 +69,7 @@ def fresh_start(
         if memory["lost"] < within or memory["count"] >= most:
             return None
         memory.update(lost=0, count=memory["count"] + 1)
-        said = f"for {within} updates worse than after the first {within}: from the start again"
+        said = f"for {within} steps worse than after the first {within}: from the start again"
         return RollBack(start=True, reason=said, evidence={"level": level, "mark": mark})
 
     start: Memory = {"losses": [], "seen": 0, "mark": None, "learnt": False}
