@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,30 +197,120 @@ def test_any_rule_of_rows_and_columns(name: str) -> None:
         torch.testing.assert_close(fast, eager, rtol=1e-11, atol=1e-11)
 
 
-def _turned(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
-    return u.mT.reshape(u.shape) + u
+TRAPS: dict[str, Callable[[Tensor, Tensor, Tensor, Any], Tensor]] = {
+    "a transposed gradient": lambda u, b, p, h: u.mT.reshape(u.shape) + u,
+    "products of matrices": lambda u, b, p, h: u @ u.mT @ u,
+    "rows beside columns": lambda u, b, p, h: u * u.mean(1),
+    "rows laid as columns": lambda u, b, p, h: u * u.mean(1).unsqueeze(0),
+    "rows viewed as columns": lambda u, b, p, h: u * u.mean(1).view(1, -1),
+    "rows in another function": lambda u, b, p, h: torch.lerp(u, u.mean(1), 0.5),
+    "rows by rows": lambda u, b, p, h: u + u.mean(1).unsqueeze(1) @ u.mean(1).unsqueeze(0),
+    "columns by rows": lambda u, b, p, h: u + u.mean(0).unsqueeze(1) @ u.mean(1).unsqueeze(0),
+    "a table of rows": lambda u, b, p, h: u + (u.mean(1)[:, None] - u.mean(1)[None]).abs().mean(),
+    "sums over pairs": lambda u, b, p, h: u - u.view(-1, 2).sum(1).repeat(2).view(u.shape),
+    "a tensor of zeros": lambda u, b, p, h: u * (torch.zeros_like(u) + 2 * u.mean()).sum(),
+    "an element": lambda u, b, p, h: u / (1 + u[0, 0].abs()),
+    "a row": lambda u, b, p, h: u - u[0].unsqueeze(0),
+    "a row that is written": lambda u, b, p, h: b.mul_(0.5).add_(u[0].mul(2)) + u,
+    "a view that is written": lambda u, b, p, h: b.view(-1).mul_(0.5).add_(u.view(-1)).view_as(u),
+    "a flat view that is written": lambda u, b, p, h: b.mul_(1).unsqueeze(0).add_(u)[0] * 1.0,
+    "a view of what is written": lambda u, b, p, h: b.view(b.shape).mul_(0.5) + b.add_(u) + b,
+    "rounding": lambda u, b, p, h: torch.div(u, h.lr, rounding_mode="floor"),
+    "another rounding": lambda u, b, p, h: torch.div(u, 0.3, rounding_mode="trunc"),
+    "a factor of rsub": lambda u, b, p, h: torch.rsub(u, p, alpha=2.0),
+    "truth by truth": lambda u, b, p, h: (u > 0).to(u.dtype) / (p > 0).to(u.dtype).clamp(min=0.5),
+    "the root of truth": lambda u, b, p, h: (u > 0).to(u.dtype).sqrt(),
+    "float32": lambda u, b, p, h: u.float().to(u.dtype) * 1.5,
+    "a tensor of its own": lambda u, b, p, h: u * torch.tensor(2.0),
+    "no dimension": lambda u, b, p, h: u * u.mean(dim=None, keepdim=True),
+    "many numbers": lambda u, b, p, h: functools.reduce(lambda v, _: v * (h.lr * 10), range(70), u),
+}
+"""What a reader of rows and columns may take for something else, on a square matrix."""
 
 
-def _product(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
-    return u @ u.mT @ u
+@pytest.mark.parametrize("name", TRAPS)
+def test_what_is_not_understood_is_not_written(name: str) -> None:
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return TRAPS[name](u, state["b"], param, hyper)
 
-
-def _beside(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
-    return u * u.mean(1)  # a row of means: beside a square matrix, one for each column
-
-
-def _part(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
-    return u - u.reshape(-1, 2).sum(1).repeat_interleave(2).reshape(u.shape)
-
-
-@pytest.mark.parametrize("update", [_turned, _product, _beside, _part])
-def test_what_cannot_be_written_is_not(update: Verb) -> None:
     def rule() -> Transform:
         return _rule(update, _wide)
 
-    assert program_of(rule(), torch.Size((16, 16)), torch.float64) is None
     for eager, other in zip(*_both(rule, torch.float64, shapes=[(16, 16)]), strict=True):
         torch.testing.assert_close(other, eager, rtol=1e-12, atol=1e-13)
+
+
+def test_a_nan_on_either_side_stays() -> None:
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return torch.maximum(param, u) + torch.minimum(u, param) + param.clamp(max=u)
+
+    found = []
+    for mode in ("eager", "compiled"):
+        [(_, param)] = params = _named(torch.float64, [(12, 20)])
+        opt = rs.optimizer(_rule(update, _wide), params, mode=mode, nonfinite="propagate")
+        large = param.detach() > 0.5
+        param.grad = torch.full_like(param, 0.1).masked_fill_(large, math.nan)
+        opt.step()
+        found.append(param.detach())
+    torch.testing.assert_close(*found, equal_nan=True)
+    assert found[0].isnan().any()
+
+
+class _Times:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def update(self, u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u * self.factor
+
+
+def _times(factor: float) -> Verb:
+    def update(
+        u: Tensor, state: State, param: Tensor, hyper: Hyper, *, factor: float = factor
+    ) -> Tensor:
+        return u * factor
+
+    return update
+
+
+def _by_all(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return functools.reduce(lambda v, b: v * b, hyper.betas, u)
+
+
+def _by_global(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * FACTOR
+
+
+FACTOR = 1.0
+
+
+@pytest.mark.parametrize("scope", ["element", "matrix"])
+def test_rules_that_differ_somewhere_do_not_share_a_program(
+    scope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(update: Verb, mode: Any, betas: tuple[float, ...] = (0.5,)) -> Tensor:
+        rule = Transform(update, hyperparameters={"betas": betas}, scope=scope, scaled=True)
+        [(_, param)] = params = _named(torch.float64, [(12, 20)])
+        _train(rs.optimizer(rule, params, mode=mode), params, range(1, 2))
+        return param.detach()
+
+    def agree(update: Verb, **given: Any) -> None:
+        ways = [moved(update, mode, **given) for mode in ("eager", "compiled")]
+        torch.testing.assert_close(*ways, rtol=1e-12, atol=1e-13)
+
+    for factor in (2.0, 3.0):
+        agree(_Times(factor).update)
+        agree(_times(factor))
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        agree(_by_global)
+    for betas in ((0.5, 0.25), (0.5, 0.25, 0.125)):
+        agree(_by_all, betas=betas)
+
+
+def test_short_rows_run_eagerly() -> None:
+    rule = rs.component("adafactor", "optimizer").factory()
+    assert program_of(rule, torch.Size((5000, 4)), torch.float32) is None
+    assert program_of(rule, torch.Size((4, 5000)), torch.float32) is not None
 
 
 # -- bits ------------------------------------------------------------------------------------------
@@ -232,7 +324,9 @@ def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     rule = Transform(keep, buffers={"b": Buffer(dtype=torch.bfloat16)}, scope="matrix", scaled=True)
     upper = torch.arange(-(2**15), 2**15) * 2**16
     lower = torch.tensor([0, 1, 2**15 - 1, 2**15, 2**15 + 1, 2**16 - 1])
-    bits = (upper[:, None] + lower).to(torch.int32)  # every bfloat16, and what lies beside it
+    bits = (
+        (upper[:, None] + lower).to(torch.int32).view(512, -1)
+    )  # every bfloat16, and what lies beside it
     param = nn.Parameter(torch.zeros(bits.shape))
     param.grad = bits.view(torch.float32)
     opt = rs.optimizer(rule, [param], mode="compiled", nonfinite="propagate")

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from torch import fx
 
 _TRUTH: Mapping[str, str] = {
@@ -27,9 +28,11 @@ _TRUTH: Mapping[str, str] = {
     "bitwise_or": "{0} | {1}",
 }
 PRODUCT = "{0} * {1}"
-# A NaN is smaller than nothing, and stays.
-AT_LEAST = "({0} < {1} ? {1} : {0})"
+# A NaN is smaller than nothing, and stays; of two values either may be one.
+_AT_LEAST = "({0} < {1} ? {1} : {0})"
 _AT_MOST = "({1} < {0} ? {1} : {0})"
+_LARGER = "(({0} < {1}) | ({1} != {1}) ? {1} : {0})"
+_SMALLER = "(({1} < {0}) | ({1} != {1}) ? {1} : {0})"
 _CODE: Mapping[str, str] = {
     **_TRUTH,
     "add": "{0} + {1}",
@@ -37,8 +40,8 @@ _CODE: Mapping[str, str] = {
     "rsub": "{1} - {0}",
     "mul": PRODUCT,
     "div": "{0} / {1}",
-    "maximum": AT_LEAST,
-    "minimum": _AT_MOST,
+    "maximum": _LARGER,
+    "minimum": _SMALLER,
     "neg": "-{0}",
     "sqrt": "root({0})",
     "rsqrt": "T(1) / root({0})",
@@ -114,13 +117,16 @@ class Reader:
         # A cell holds the present value; whoever writes in place gives it another.
         self._cells: dict[fx.Node, list[Value]] = {}
         nodes = list(graph.graph.nodes)
-        tensors = [node for node in nodes if node.op == "placeholder"][: len(axes)]
+        placeholders = [node for node in nodes if node.op == "placeholder"]
+        tensors, self._vector = placeholders[: len(axes)], placeholders[-1]
         loads = [self._new(Value(axes[i], 0, None, place=i)) for i in range(len(axes))]
         for node, load in zip(tensors, loads, strict=True):
             self._cells[node] = [load]
         for node in nodes:
             if node.op == "call_function":
                 self._call(node)
+            elif node.op == "get_attr":
+                raise UnsupportedError("a tensor that the rule was not given")
         self.stores = [
             Store(place, self._cells[node][0])
             for place, node in enumerate(tensors)
@@ -141,6 +147,8 @@ class Reader:
         called = cast("Any", node.target).__name__.partition(".")[0]
         name = called.removesuffix("_")
         if name == "select":
+            if node.args[0] is not self._vector:
+                raise UnsupportedError("a part of a tensor")
             self._cells[node] = [self._apply("vector[{0}]", node.args[2:3])]
             return
         args = [self._cells[a][0] if isinstance(a, fx.Node) else a for a in node.args]
@@ -161,34 +169,46 @@ class Reader:
         self, name: str, args: list[Any], options: Mapping[str, Any], node: fx.Node
     ) -> Value:
         match name:
-            case "sum" | "mean":
+            case "sum" | "mean" if {*options.values()} <= {torch.float64}:  # as all are taken
                 total, count = self._sum(args, node)
                 return self._apply(f"{{0}} / T({count})", [total]) if name == "mean" else total
             case "copy":
                 return self._apply("T({0})", args[1:2])
             case "clone":
                 return args[0]
-            case "zeros":
+            case "zeros" if node.meta["val"].numel() == 1:
                 return self._apply("T(0)", [])
             case "pow":
                 return self._power(*args)
             case "clamp":
                 low, high = [*args[1:], None, None][:2]
                 low, high = options.get("min", low), options.get("max", high)
-                value = args[0] if low is None else self._apply(AT_LEAST, [args[0], low])
-                return value if high is None else self._apply(_AT_MOST, [value, high])
+                least = _LARGER if isinstance(low, Value) else _AT_LEAST
+                most = _SMALLER if isinstance(high, Value) else _AT_MOST
+                value = args[0] if low is None else self._apply(least, [args[0], low])
+                return value if high is None else self._apply(most, [value, high])
             case "addcmul" | "addcdiv":
                 product = self._apply(_CODE["mul" if name == "addcmul" else "div"], args[1:3])
                 share = self._apply("T({0}) * {1}", [options.get("value", 1), product])
                 return self._apply(_CODE["add"], [args[0], share])
             case "exp" if (cubed := _cubed(args[0])) is not None:
                 return self._apply("cube_root({0})", [cubed])
-            case _ if name in _CODE:
-                if options.get("alpha", 1) != 1:
-                    args[1] = self._apply("T({0}) * {1}", [options["alpha"], args[1]])
-                return self._apply(_CODE[name], args, "bool" if name in _TRUTH else "T")
+            case "add" | "sub" if options.get("alpha", 1) != 1:
+                more = self._apply("T({0}) * {1}", [options["alpha"], args[1]])
+                return self._apply(_CODE[name], [args[0], more])
+            case _ if name in _CODE and (not options or name == "scalar_tensor"):
+                return self._coded(name, args)
             case _:
                 raise UnsupportedError(name)
+
+    def _coded(self, name: str, args: list[Any]) -> Value:
+        code, truth = _CODE[name], name in _TRUTH
+        kinds = [one.kind for one in args if isinstance(one, Value)]
+        if f"{{{len(args) - 1}}}" not in code or f"{{{len(args)}}}" in code:
+            raise UnsupportedError(f"{name} of {len(args)} arguments")
+        if kinds and not truth and all(kind == "bool" for kind in kinds):
+            raise UnsupportedError(f"{name} of truth values")
+        return self._apply(code, args, "bool" if truth else "T")
 
     def _apply(self, code: str, inputs: Sequence[Any], kind: str = "T") -> Value:
         known = [one for one in inputs if isinstance(one, Value)]

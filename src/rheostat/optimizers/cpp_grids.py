@@ -20,7 +20,7 @@ Kind = Literal["T", "double", "half"]
 _HEAD = (
     HEAD
     + """\
-// Elements of the rows that one thread walks along before it asks for more.
+// Elements of a share at least; there are 16 at most, because each sums columns in its own memory.
 constexpr int64_t ROWS = 65536;
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline float of_half(uint16_t x) {
@@ -260,7 +260,8 @@ class _Writer:
                 f"  {self._type(place)}* t{place} = ({self._type(place)}*)tensors[{place}];"
                 for place in range(len(self._kinds))
             ),
-            "  const int64_t each = most(ROWS / columns, 1), shares = (rows + each - 1) / each;",
+            "  const int64_t each = most(most(ROWS / columns, (rows + 15) / 16), 4);",
+            "  const int64_t shares = (rows + each - 1) / each;",
             f"  const int64_t width = {whole} + {len(self._shared) - whole} * columns;",
             "  double* const sums = (double*)calloc(shares * width + 1, sizeof(double));",
             f"  const int64_t kept = {rows} * rows + {columns} * columns;",

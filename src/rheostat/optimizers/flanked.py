@@ -19,7 +19,8 @@ from torch.autograd.graph import increment_version
 from rheostat.core.transform import Buffer, Hyper, State, Transform, UndeclaredError
 from rheostat.optimizers.native import compiles, launch, lie_plain, program, takes_address
 from rheostat.optimizers.pieces import checked
-from rheostat.optimizers.tracing import Traced, constants, graph_of, through
+from rheostat.optimizers.structure import structure
+from rheostat.optimizers.tracing import Traced, graph_of, through
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -141,7 +142,7 @@ def _flank(
     """The program of some of a rule's pieces; None where there are none, or none can be written."""
     if not pieces:
         return None
-    key = (verb, *((piece.name, *constants(piece.update)) for piece in pieces))
+    key = (verb, structure(rule, pieces))
     if key not in _cache:
         _cache[key] = _written(rule, tuple(pieces), verb)
     return _cache[key]

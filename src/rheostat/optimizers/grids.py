@@ -29,6 +29,7 @@ from rheostat.optimizers.assignments import (
 # As torch has it: exact at both ends.
 _LERP = "({2} < T(0.5) ? {0} + {2} * ({1} - {0}) : {1} - ({1} - {0}) * (T(1) - {2}))"
 _ROUNDED = "rounded({0})"
+_VIEWS = ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze")
 _COUNTS: Mapping[str, str] = {"r": "rows", "c": "columns", "rc": "rows * columns"}
 _HALF = torch.bfloat16
 _DTYPES = (torch.float32, torch.float64, _HALF)
@@ -62,7 +63,9 @@ class Grid(Reader):
     """
 
     def __init__(self, graph: fx.GraphModule, axes: Sequence[Axes], shape: Sequence[int]) -> None:
+        self._shape = tuple(shape)
         self._rows, self._columns = grid_of(shape)
+        self._wide = _val(next(iter(graph.graph.nodes))).dtype is torch.float64
         super().__init__(graph, axes)
         if self.results:
             raise UnsupportedError("a measurement")
@@ -79,26 +82,56 @@ class Grid(Reader):
 
     # -- reading the graph ----------------------------------------------------------------------
 
+    def _call(self, node: fx.Node) -> None:
+        name = cast("Any", node.target).__name__.partition(".")[0]
+        if name in _VIEWS:  # what is written to the one is written to the other
+            self._cells[node] = self._cells[cast("fx.Node", node.args[0])]
+        else:
+            if name != "mm":
+                _agree(node)
+            super()._call(node)
+        self._fits(node)
+
+    def _fits(self, node: fx.Node) -> None:
+        """Raises UnsupportedError where a value for each row, say, does not lie as one: beside a
+        square matrix it might be taken for one of columns."""
+        val, axes = _val(node), self._cells[node][0].axes
+        if not isinstance(val, Tensor):  # a number of the vector
+            return
+        rows, columns, shape = self._rows, self._columns, self._shape
+        ones = (1,) * (len(shape) - 1)
+        lie: Mapping[Axes, tuple[tuple[int, ...], ...]] = {
+            "rc": (shape, (rows, columns), (1, rows * columns)),
+            "r": ((rows,), (rows, 1), (rows, *ones)),
+            "c": ((1, columns), (1, *shape[1:])),
+            "": (),
+        }
+        if tuple(val.shape) not in lie[axes] and (axes or val.numel() > 1):
+            raise UnsupportedError("a tensor that does not lie as the parameter does")
+
     def _computed(
         self, name: str, args: list[Any], options: Mapping[str, Any], node: fx.Node
     ) -> Value:
         match name:
-            case "view" | "_unsafe_view" | "reshape" | "unsqueeze" | "expand":
-                found = self._seen(args[0], node)
             case "mm":
                 found = self._outer(args, node)
             case "_to_copy":
                 found = args[0]
-            case "div" if isinstance(args[1], Value) and args[0].axes and not args[1].axes:
+                if found.kind == "bool":
+                    found = self._apply("T({0})", [found])
+                if _val(node).dtype is torch.float32 and self._wide:
+                    raise UnsupportedError("float32 of a float64 parameter")
+            case "div" if (
+                not options and isinstance(args[1], Value) and args[0].axes and not args[1].axes
+            ):
                 # A division of elements takes as long as ten products.
                 found = self._apply(PRODUCT, [args[0], self._apply("T(1) / {0}", args[1:])])
-            case "lerp":
+            case "lerp" if len(args) == 3:
                 found = self._apply(_LERP, args)
-            case "linalg_vector_norm" if args[1:2] in ([], [2]):
+            case "linalg_vector_norm" if args[1:2] in ([], [2]) and not options:
                 square = self._apply("{0} * {0}", args[:1])
                 found = self._apply("root({0})", [self._sum([square, *args[2:]], node)[0]])
             case _:
-                _agree(node)
                 found = super()._computed(name, args, options, node)
         dtype = _val(node).dtype if isinstance(_val(node), Tensor) else None
         if dtype is _HALF:
@@ -107,15 +140,12 @@ class Grid(Reader):
             raise UnsupportedError(f"{dtype}")
         return found
 
-    def _seen(self, value: Value, node: fx.Node) -> Value:
-        """The same elements in the same order, in another shape."""
-        if _val(node).numel() != _val(cast("fx.Node", node.args[0])).numel():
-            raise UnsupportedError("a view of a part")
-        return value
-
     def _outer(self, args: list[Any], node: fx.Node) -> Value:
         shapes = [tuple(_val(one).shape) for one in cast("tuple[fx.Node, ...]", node.args)]
-        if shapes != [(self._rows, 1), (1, self._columns)]:
+        left, right = args[0].axes, args[1].axes
+        of_rows = "c" not in left or self._columns == 1
+        of_columns = "r" not in right or self._rows == 1
+        if shapes != [(self._rows, 1), (1, self._columns)] or not (of_rows and of_columns):
             raise UnsupportedError("a product of matrices")
         return self._apply(PRODUCT, args)
 
@@ -125,7 +155,8 @@ class Grid(Reader):
         if not of.axes:
             return of, "1"
         shape = tuple(_val(cast("fx.Node", node.args[0])).shape)
-        dims = {dim % len(shape) for dim in args[1]} if len(args) > 1 else {*range(len(shape))}
+        given = args[1] if len(args) > 1 and shape else None
+        dims = {*range(len(shape))} if not given else {dim % len(shape) for dim in given}
         along = self._along(of, shape, dims)
         if along == "c" and "r" in of.axes:
             when = of.level, of.stage + 1
@@ -155,7 +186,7 @@ def _val(node: Any) -> Any:
 
 
 def _agree(node: fx.Node) -> None:
-    """A row of numbers beside a matrix means its columns, whatever it was made of."""
+    """Raises UnsupportedError for a row of numbers beside a matrix, which means its columns."""
     found = [_val(one) for one in node.all_input_nodes]
     ranks = {one.ndim for one in found if isinstance(one, Tensor) and one.numel() > 1}
     if len(ranks) > 1:

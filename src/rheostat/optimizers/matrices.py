@@ -8,8 +8,6 @@ between shapes by numbers alone is one function.
 from __future__ import annotations
 
 import array
-import ctypes
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from rheostat.core import compiler
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.assignments import Axes, UnsupportedError
 from rheostat.optimizers.cpp_grids import Kind, source
 from rheostat.optimizers.grids import Grid, axes_of, grid_of
-from rheostat.optimizers.native import LOST, compiles, lie_plain, takes_address
-from rheostat.optimizers.tracing import Traced, constants, graph_of, through
+from rheostat.optimizers.native import compiles, library, lie_plain, takes_address
+from rheostat.optimizers.structure import structure
+from rheostat.optimizers.tracing import Traced, graph_of, through
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
@@ -71,8 +69,8 @@ class MatrixKernel:
         program = self._program(param)
         if program is None or not compiles(program.text):
             return False
-        wide = zip((state[name] for name in self._names), program.dtypes, strict=True)
-        return lie_plain([(param, param.dtype), *wide])
+        buffers = zip((state[name] for name in self._names), program.dtypes, strict=True)
+        return lie_plain([(param, param.dtype), *buffers])
 
     def _program(self, param: Tensor) -> _Program | None:
         key = param.shape, param.dtype
@@ -106,7 +104,9 @@ class MatrixKernel:
             addresses.extend([one.data_ptr() for one in (item.param, item.update, *buffers)])
             shapes.extend(grid_of(item.param.shape))
             constants.append(own.constants.buffer_info()[0])
-        _functions(program.text)[first.param.dtype](
+        functions = library(program.text)
+        assert functions is not None
+        functions[first.param.dtype](
             len(batch),
             shapes.buffer_info()[0],
             addresses.buffer_info()[0],
@@ -116,6 +116,8 @@ class MatrixKernel:
         )
 
 
+_NARROW, _MANY = 8, 1024
+"""So many short rows take as long as the eager run: what is done once a row counts."""
 _cache: dict[tuple[Any, ...], _Program | None] = {}
 
 
@@ -124,10 +126,14 @@ def program_of(rule: Transform, shape: torch.Size, dtype: torch.dtype) -> _Progr
     pieces = rule.pieces
     if rule.scope != "matrix" or any(p.measure or p.probe or p.search or p.after for p in pieces):
         return None
-    if not shape.numel() or dtype not in (torch.float32, torch.float64):
+    rows, columns = grid_of(shape)
+    if (
+        not shape.numel()
+        or (columns < _NARROW and rows > _MANY)
+        or dtype not in (torch.float32, torch.float64)
+    ):
         return None
-    own = ((one.dtype, constants(one.shape)) for one in rule.buffers.values())
-    key = (shape, dtype, *((piece.name, *constants(piece.update)) for piece in pieces), *own)
+    key = (shape, dtype, structure(rule, pieces))
     if key not in _cache:
         _cache[key] = _written(rule, torch.empty(shape, dtype=dtype, device="meta"))
     return _cache[key]
@@ -162,16 +168,3 @@ def _kind(buffer: Tensor, like: Tensor) -> Kind | None:
     if buffer.dtype is like.dtype:
         return "T"
     return "half" if buffer.dtype is torch.bfloat16 and buffer.shape == like.shape else None
-
-
-@functools.cache
-def _functions(text: str) -> Mapping[torch.dtype, Any]:
-    loaded = compiler.library(text, LOST)
-    assert loaded is not None
-    found: dict[torch.dtype, Any] = {}
-    for dtype, name in ((torch.float32, "run_float"), (torch.float64, "run_double")):
-        function = getattr(loaded, name)
-        function.argtypes = (ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int)
-        function.restype = None
-        found[dtype] = function
-    return found

@@ -155,7 +155,7 @@ def takes_address(item: Item) -> bool:
 
 def compiles(text: str) -> bool:
     """Whether the machine's compiler makes a library of a source."""
-    return _library(text) is not None
+    return library(text) is not None
 
 
 def launch(
@@ -166,14 +166,14 @@ def launch(
 ) -> None:
     """Run a program over many parameters, each with a place in every column: the parameters, the
     gradients, and the buffers in their order."""
-    library = _library(text)
-    assert library is not None  # or nothing would have suited
+    functions = library(text)
+    assert functions is not None  # or nothing would have suited
     params = columns[0]
     addresses = array.array("Q")
     for row in zip(*columns, strict=True):
         addresses.extend([one.data_ptr() for one in row])
     lengths = array.array("q", [param.numel() for param in params])
-    library[params[0].dtype](
+    functions[params[0].dtype](
         len(params),
         lengths.buffer_info()[0],
         addresses.buffer_info()[0],
@@ -209,7 +209,7 @@ def compiler_at_hand() -> bool:
 
 
 @functools.cache
-def _library(text: str) -> Mapping[torch.dtype, Run] | None:
+def library(text: str) -> Mapping[torch.dtype, Run] | None:
     """The functions of a source; None (said once) where it cannot be compiled."""
     loaded = compiler.library(text, LOST)
     if loaded is None:

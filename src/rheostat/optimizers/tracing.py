@@ -1,4 +1,5 @@
-"""A rule that does not mind the shape of its tensors, as a graph that knows no number in advance.
+"""A rule as a graph that knows no number in advance: over flat tensors where it does not mind the
+shape of its tensors, or for one shape.
 
 The rule is traced once. Its arithmetic on hyperparameters (bias corrections, 1 − β …) is done in
 float64 outside, at every call, and so is what it makes of the sums that were measured: the graph
@@ -18,8 +19,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.numbers import vector_of
+from rheostat.optimizers.structure import code_of, structure
 
 MOST_SCALARS = 64
 """More scalars than any rule meets tensors with."""
@@ -64,7 +67,7 @@ class Scalar:
         for keyword in ("value", "alpha"):
             if isinstance(kwargs.get(keyword), Scalar):
                 return _scaled(func.__name__, args, lift(kwargs[keyword]))
-        cheaper = _cheaper(func.__name__, args)
+        cheaper = None if kwargs else _cheaper(func.__name__, args)
         if cheaper is not None:
             return cheaper
         lifted = {k: lift(v) if isinstance(v, Scalar) else v for k, v in kwargs.items()}
@@ -102,6 +105,8 @@ def _cheaper(name: str, args: tuple[Any, ...]) -> Tensor | None:
             return a * (1 / number)
         case "div_", (Tensor() as a,):
             return a.mul_(1 / number)
+        case "lerp", (Tensor() as a, Tensor() as b) if a.itemsize == 2:  # rounds once
+            return (a.float() * (1 - number) + b.float() * number).to(a.dtype)
         case "lerp", (Tensor() as a, Tensor() as b):
             return a * (1 - number) + b * number
         case "lerp_", (Tensor() as a, Tensor() as b) if a.itemsize == 2:  # rounds once
@@ -167,10 +172,10 @@ class Traced:
     """A rule's graph, and what it was freed of.
 
     `graph(param, update, *buffers, vector)` moves `param` and writes the buffers, all flat and of
-    one length (but for buffers of one number). `vector` is what `numbers` gives. Where the rule
-    measures, `measuring` is another of the same inputs, which writes nothing, and gives of one
-    parameter what is summed over all under the names `measured`. `finishes` says that
-    what pieces do once the parameter has moved is in the graph.
+    one length (but for buffers of one number), or in the shapes that they were traced in. `vector`
+    is what `numbers` gives. Where the rule measures, `measuring` is another of the same inputs,
+    which writes nothing, and gives of one parameter what is summed over all under the names
+    `measured`. `finishes` says that what pieces do once the parameter has moved is in the graph.
     """
 
     graph: fx.GraphModule
@@ -189,7 +194,7 @@ class Traced:
     @functools.cached_property
     def meaning(self) -> tuple[Any, ...]:
         """What `numbers` computes; equal for graphs whose numbers are the same ones."""
-        return self._prologue.code, *(constants(scalar.value) for scalar in self._scalars)
+        return self._prologue.code, *(code_of(scalar.value) for scalar in self._scalars)
 
     @functools.cached_property
     def over_rows(self) -> fx.GraphModule | None:
@@ -236,28 +241,10 @@ def traced(rule: Transform) -> Traced | None:
     for buffer in rule.buffers.values():
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
-    verbs = [(p.update, p.measure, p.after) for p in rule.pieces]
-    own = tuple(buffer.dtype for buffer in rule.buffers.values())
-    key = (own, *((p.name, *map(constants, of)) for p, of in zip(rule.pieces, verbs, strict=True)))
+    key = structure(rule, rule.pieces)
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
-
-
-def constants(function: Any) -> tuple[Any, ...]:
-    """The code of a function and the plain values in its closure and its defaults."""
-    cells = getattr(function, "__closure__", None) or ()
-    defaults = repr(getattr(function, "__defaults__", None))
-    found: list[Any] = [getattr(function, "__code__", function), defaults]
-    for cell in cells:
-        content = cell.cell_contents
-        if callable(content):
-            found.append(constants(content))
-        elif isinstance(content, Transform):
-            found += [constants(piece.update) for piece in content.pieces]
-        else:
-            found.append(repr(content))
-    return tuple(found)
 
 
 def _trace(rule: Transform) -> Traced | None:
@@ -351,7 +338,9 @@ def graph_of(
     with torch.no_grad():
         try:
             graph = make_fx(run)(one, one.clone(), *own, slots, *sums)
-        except (TypeError, RuntimeError):  # a scalar's value was asked for, or a tensor's
+        except InputError:
+            raise
+        except Exception:  # noqa: BLE001  (it asks for a value, or fails, which its eager run tells)
             return None
     assert trace is not None
     main, prologue = _split(graph, 2 + len(own))
