@@ -307,6 +307,19 @@ def test_rules_that_differ_somewhere_do_not_share_a_program(
         agree(_by_all, betas=betas)
 
 
+def test_a_group_without_a_matrix_of_its_own_is_taken_too() -> None:
+    params = _named(torch.float32, [(40, 72)])
+    opt = rs.optimizer("adafactor", params, mode="compiled")
+    filters = nn.Parameter(torch.ones(8, 4, 3, 3))
+    opt.add_param_group({"params": [filters]})
+    assert opt.param_groups[1]["mode"] == "compiled"
+    filters.grad = torch.ones_like(filters)
+    opt.step()
+    assert not torch.equal(filters.detach(), torch.ones_like(filters))
+    halves = [nn.Parameter(torch.ones(40, 72, dtype=torch.bfloat16))]
+    assert rs.optimizer("adafactor", halves, mode="compiled").param_groups[0]["mode"] == "compiled"
+
+
 def test_short_rows_run_eagerly() -> None:
     rule = rs.component("adafactor", "optimizer").factory()
     assert program_of(rule, torch.Size((5000, 4)), torch.float32) is None

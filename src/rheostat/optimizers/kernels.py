@@ -64,7 +64,8 @@ def choose_mode(
         raise InputError(
             f"mode='fused': torch has no fused kernel for {rule.name}; 'auto' runs it fast without"
         )
-    if mode == "compiled" and not _compilable(rule, params):
+    # A later group may have no parameter that is a matrix; it runs as "compiled" all the same.
+    if mode == "compiled" and not (_compilable(rule, params) or MatrixKernel.can_write(rule)):
         raise InputError(
             f"mode='compiled': {rule.name} needs parameters in their shape, or branches on a "
             "number; 'auto' runs it eagerly"

@@ -59,6 +59,12 @@ class MatrixKernel:
         keys = dict.fromkeys((p.shape, p.dtype) for p in params if p.device.type == "cpu")
         return any(program_of(rule, *key) is not None for key in keys)
 
+    @staticmethod
+    def can_write(rule: Transform) -> bool:
+        """Whether the rule can be written for some matrix or vector."""
+        examples = torch.Size((64, 96)), torch.Size((96,))
+        return any(program_of(rule, shape, torch.float32) is not None for shape in examples)
+
     def __deepcopy__(self, memo: dict[int, object]) -> MatrixKernel:
         """Itself: it holds no tensor."""
         return self
