@@ -220,6 +220,7 @@ TRAPS: dict[str, Callable[[Tensor, Tensor, Tensor, Any], Tensor]] = {
     "a factor of rsub": lambda u, b, p, h: torch.rsub(u, p, alpha=2.0),
     "truth by truth": lambda u, b, p, h: (u > 0).to(u.dtype) / (p > 0).to(u.dtype).clamp(min=0.5),
     "the root of truth": lambda u, b, p, h: (u > 0).to(u.dtype).sqrt(),
+    "bits": lambda u, b, p, h: u + u.view(torch.int64).bitwise_and(-16).view(u.dtype),
     "float32": lambda u, b, p, h: u.float().to(u.dtype) * 1.5,
     "a tensor of its own": lambda u, b, p, h: u * torch.tensor(2.0),
     "no dimension": lambda u, b, p, h: u * u.mean(dim=None, keepdim=True),

@@ -85,7 +85,10 @@ class Grid(Reader):
     def _call(self, node: fx.Node) -> None:
         name = cast("Any", node.target).__name__.partition(".")[0]
         if name in _VIEWS:  # what is written to the one is written to the other
-            self._cells[node] = self._cells[cast("fx.Node", node.args[0])]
+            of = cast("fx.Node", node.args[0])
+            if _val(node).dtype is not _val(of).dtype:
+                raise UnsupportedError("bits as another type")
+            self._cells[node] = self._cells[of]
         else:
             if name != "mm":
                 _agree(node)

@@ -1,8 +1,8 @@
 """A rule that sums along the rows and columns of a matrix (Adafactor's, Adam-mini's) as one C++
-function over all matrices of a shape, on the CPU.
+function over all matrices, on the CPU.
 
-The rule is traced once for each shape, so that it may do with shapes what it likes; what differs
-between shapes by numbers alone is one function.
+The rule is traced once for each shape, so that it may do with shapes what it likes; shapes that
+differ by numbers alone share a function, and are done in one call.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class _Program:
     numbers: tuple[Any, ...]
     """The same for shapes whose numbers are made of hyperparameters in the same way."""
     text: str
+    """The C++."""
     constants: array.array[float]
     dtypes: tuple[torch.dtype, ...]
     """Of the buffers."""
