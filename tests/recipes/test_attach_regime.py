@@ -602,7 +602,7 @@ def test_a_step_without_a_loss_is_refused_where_a_regime_judges_by_it() -> None:
 
 
 def test_a_second_look_that_gives_no_loss_is_said_and_training_goes_on(tmp_path: Path) -> None:
-    recipe = {"optimizer": "adamw", "lr": 1e-2, "safeguards": CARE}
+    recipe = {"optimizer": "adamw", "lr": 1e-2, "safeguards": {**CARE, "on_time": False}}
     with pytest.warns(UserWarning, match=r"loss_of\(\d+\) gave 1.0; should give a loss"):
         run = train(recipe, tmp_path, steps=170, loss_of=lambda _: 1.0)
     assert run.batches == 170
