@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.optimizers.training import Named, named, train
 from torch import Tensor, nn
 
 import rheostat as rs
@@ -18,33 +19,17 @@ from rheostat.optimizers import flanked, native
 from rheostat.optimizers.flanked import FlankedKernel
 
 FLANKED = ["muon", "normuon", "scion", "soap", "shampoo", "galore", "psgd_kron"]
-Named = list[tuple[str, nn.Parameter]]
 
 
 def _named(dtype: torch.dtype = torch.float32) -> Named:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(40, 24), (16, 16), (3, 70), (6, 4, 3)]
-    return [
-        (f"m{i}", nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)))
-        for i, shape in enumerate(shapes)
-    ]
-
-
-def _train(opt: Any, params: Named, steps: range) -> list[Tensor]:
-    for k in steps:
-        generator = torch.Generator().manual_seed(k)
-        for i, (_, param) in enumerate(params):
-            gradient = torch.randn(param.shape, generator=generator, dtype=param.dtype)
-            param.grad = None if i == 1 and k in (0, 3) else gradient
-        opt.step()
-    return [param.detach() for _, param in params]
+    return named([(40, 24), (16, 16), (3, 70), (6, 4, 3)], dtype)
 
 
 def _trained(rule: Any, mode: Any, dtype: torch.dtype, **arguments: Any) -> list[Tensor]:
     params = _named(dtype)
     opt = rs.optimizer(rule, params, mode=mode, **arguments)
     assert opt.param_groups[0]["mode"] == mode
-    return _train(opt, params, range(8))
+    return train(opt, params, range(8))
 
 
 @pytest.mark.parametrize("name", FLANKED)
@@ -81,12 +66,12 @@ def test_a_kernel_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_saved_and_resumed_to_the_same_bits() -> None:
     params = _named()
     opt = rs.optimizer("muon", params, mode="compiled", weight_decay=0.1)
-    _train(opt, params, range(3))
+    train(opt, params, range(3))
     again = copy.deepcopy(params)
     other = rs.optimizer("muon", again, weight_decay=0.1)
     other.load_state_dict(opt.state_dict())
     assert other.param_groups[0]["mode"] == "compiled"
-    mine, theirs = _train(opt, params, range(3, 6)), _train(other, again, range(3, 6))
+    mine, theirs = train(opt, params, range(3, 6)), train(other, again, range(3, 6))
     assert all(map(torch.equal, mine, theirs))
 
 

@@ -35,8 +35,6 @@ class _Program:
     """A rule for one shape."""
 
     graph: Traced
-    numbers: tuple[Any, ...]
-    """The same for shapes whose numbers are made of hyperparameters in the same way."""
     text: str
     """The C++."""
     constants: array.array[float]
@@ -95,7 +93,13 @@ class MatrixKernel:
         for item in items:
             program = self._program(item.param)
             assert program is not None  # or it would not have suited
-            key = (id(item.numbers), item.same, item.param.dtype, program.text, program.numbers)
+            key = (
+                id(item.numbers),
+                item.same,
+                item.param.dtype,
+                program.text,
+                program.graph.meaning,
+            )
             together.setdefault(key, []).append((item, program))
         for batch in together.values():
             self._launch(batch)
@@ -168,7 +172,7 @@ def _written(rule: Transform, like: Tensor) -> _Program | None:
         return None
     text, numbers = source(grid, kinds)
     dtypes = tuple(buffer.dtype for buffer in buffers)
-    return _Program(graph, graph.meaning, text, array.array("d", [*numbers, 0.0]), dtypes)
+    return _Program(graph, text, array.array("d", [*numbers, 0.0]), dtypes)
 
 
 def _kind(buffer: Tensor, like: Tensor) -> Kind | None:

@@ -365,8 +365,9 @@ def _split(whole: fx.GraphModule, tensors: int) -> tuple[fx.GraphModule, fx.Grap
     for node in early:
         moved[node] = before.node_copy(node, moved.__getitem__)
     doubles = [before.call_method("double", (moved[node],)) for node in wanted]
-    none = before.call_function(torch.zeros, (0,))  # a rule without numbers
-    before.output(before.call_function(torch.stack, (doubles,)) if doubles else none)
+    # A rule without numbers has nothing to stack.
+    made = (torch.stack, (doubles,)) if doubles else (torch.zeros, (0,))
+    before.output(before.call_function(*made))
 
     kept = {node: after.node_copy(node) for node in placeholders[:tensors]}
     vector = after.placeholder("vector")

@@ -55,7 +55,7 @@ def fresh_start(
         losses: list[float] = memory["losses"]
         losses.append(now.loss)
         del losses[:-_WINDOW]
-        memory["seen"] += bool(now.applied)  # a loss says what was learnt, updated or not
+        memory["seen"] += bool(now.applied)  # the mark is of updates
         if len(losses) < _LEVEL:
             return None
         level = median(losses[-_LEVEL:])
