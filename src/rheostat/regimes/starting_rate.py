@@ -28,7 +28,7 @@ def starting_rate(
     low: Positive = 3e-3,
     target: Positive = 1e-2,
     worse: Annotated[float, at.Gt(1)] = 1.5,
-    settle: Count = 32,
+    settle: Count = 96,
     factor: Annotated[float, at.Gt(0), at.Lt(1)] = 0.25,
     most: Annotated[float, at.Gt(1)] = 64.0,
 ) -> Controller:
@@ -54,8 +54,8 @@ def starting_rate(
      much.
     worse: level over the best one, for the rate to be too large. Usual [1.2, 3]: less is stricter.
     settle: steps from the end of the warm-up to that verdict; where the rate was raised, as many
-     more as there were before. Usual [20, 500] steps: more is surer,
-     and later.
+     more as there were before. Usual [32, 500] steps: more is surer, and later; a loss that
+     scatters widely takes more.
     factor: on a rate that is too large. Usual [0.1, 0.5]: smaller needs fewer ways back.
     most: bound of its part, up and down. Usual [8, 64]: larger rescues a worse plan.
     """
