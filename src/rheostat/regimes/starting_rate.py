@@ -28,7 +28,7 @@ def starting_rate(
     low: Positive = 3e-3,
     target: Positive = 1e-2,
     worse: Annotated[float, at.Gt(1)] = 1.5,
-    settle: Count = 96,
+    settle: Count = 32,
     factor: Annotated[float, at.Gt(0), at.Lt(1)] = 0.25,
     most: Annotated[float, at.Gt(1)] = 64.0,
 ) -> Controller:
@@ -37,11 +37,12 @@ def starting_rate(
     Once the plan's warm-up is over (the planned rate no longer rises), by medians of eight steps:
     where weights move in an update by less than `low` of their norm, lr × target / ratio, until it
     is above `low`. Where it is above, and `settle` steps later the loss, in two such medians in a
-    row, is `worse` times its best level and above half of the first, or no lower than at the start:
-    back to the good state and lr × `factor`, and again. With neither, the rate is taken as sound,
+    row, is `worse` times its best level and above half of the first, or no lower than at the start,
+    the rate is in doubt; where it is so still when another two `settle` are over, back to the good
+    state and lr × `factor`, and again, at one look each. With neither, the rate is taken as sound,
     and is not touched any more.
 
-    Stability: it acts only before it has once found the rate sound; a rate that was lowered is
+    Stability: it acts only before it has once found the rate sound; a rate once in doubt is
      never raised again, so it cannot oscillate; its part stays within [1/most, most].
     Worst: a rule or a model whose sound rates move the weights by less than `low` in an update gets
      a rate that is too high by as much; a loss that stays at its start for other
@@ -53,9 +54,8 @@ def starting_rate(
     target: the ratio to begin with then. Usual [1e-3, 2e-2]: more learns faster, and may be too
      much.
     worse: level over the best one, for the rate to be too large. Usual [1.2, 3]: less is stricter.
-    settle: steps from the end of the warm-up to that verdict; where the rate was raised, as many
-     more as there were before. Usual [32, 500] steps: more is surer, and later; a loss that
-     scatters widely takes more.
+    settle: steps from the end of the warm-up to the first look; where the rate was raised, as many
+     more as there were before. Usual [20, 500] steps: more is surer, and later.
     factor: on a rate that is too large. Usual [0.1, 0.5]: smaller needs fewer ways back.
     most: bound of its part, up and down. Usual [8, 64]: larger rescues a worse plan.
     """
@@ -78,8 +78,9 @@ def starting_rate(
         # In two blocks in a row: one may have met a few hard batches.
         least = min(level, median(memory["losses"][:_BLOCK]))
         stuck = judged and least > _STARTED * memory["first"]
-        small = ratio < (target if stuck else low)
-        if small and memory["wanted"] is None and share * _NEAR < most:
+        # Weights that a rate too large has blown up move little, too.
+        small = not memory["doubted"] and ratio < (target if stuck else low)
+        if small and share * _NEAR < most:
             memory.update(since=0, wait=settle + now.step)  # as long as a run from its start has
             up = min(target / ratio if ratio else math.inf, most / share)
             said = (
@@ -93,6 +94,10 @@ def starting_rate(
         lost = least > worse * memory["best"] and least > _LOST * memory["first"]
         large = lost or (stuck and not small)
         if large and share / _NEAR > 1 / most:
+            if not memory["doubted"]:  # a loss that scatters looks so, now and then
+                memory.update(doubted=True, wait=memory["wait"] + 2 * settle)
+                return None
+            memory["wait"] = settle
             memory["wanted"] = max(share * factor, 1 / most)
             than = "no lower than at the start" if stuck else "above its best"
             numbers = {"level": level, "best": memory["best"], "start": memory["first"]}
@@ -105,7 +110,8 @@ def starting_rate(
         return Scale(hyperparameter="lr", factor=down, reason="the rate was too large at the start")
 
     start: Memory = {"losses": [], "ratios": [], "best": math.inf, "first": None, "since": 0}
-    start.update(planned=0.0, step=0, wait=settle, wanted=None, sound=False)
+    start.update(planned=0.0, step=0, wait=settle, wanted=None, doubted=False)
+    start["sound"] = False
     return Controller(decide, ("update_ratio",), ("lr",), start, priority=100)
 
 
