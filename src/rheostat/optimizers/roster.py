@@ -45,6 +45,8 @@ class Roster:
         self._state_of = state_of
         self._held: list[Held] = []
         self._params: list[Tensor] = []
+        self._begun = False
+        """Whether all of them have a state."""
         self._states: list[dict[str, Tensor]] = []
         self._counts = _Counts([])
         self._columns: tuple[list[Held], list[Column] | None] = [], None
@@ -61,7 +63,7 @@ class Roster:
         held = known
         if len(gradients) < len(known):
             held = [one for one, mine in zip(known, found, strict=True) if mine is not None]
-        if not all(map(_state, held)):  # frozen until now
+        if not self._begun and not all(map(_state, held)):  # frozen until now
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
         if self.resident is not None:
@@ -108,6 +110,7 @@ class Roster:
         # In the order of the optimizer's own, so that a look at all of them hashes no tensor.
         self._states = list(states.values())
         self._params = [one.param for one in self._held]
+        self._begun = all(map(_state, self._held))
         self._place(before)
 
     def _hold(self, index: int, name: str, param: Tensor, states: States) -> Held:
