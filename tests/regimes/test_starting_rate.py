@@ -34,6 +34,11 @@ def falling(update: int) -> float:
     return 2.3 * math.exp(-update / 60)
 
 
+def risen(update: int) -> float:
+    """A loss that falls in the warm-up, and then is where it was."""
+    return falling(update) if update < 15 else 2.3
+
+
 def test_a_sound_rate_is_never_touched() -> None:
     rig = begin(Rig(make("starting_rate")), falling, lambda share: 0.01 * share)
     assert rig.decisions == []
@@ -87,9 +92,27 @@ def test_a_loss_that_scatters_widely_is_no_verdict(seed: int) -> None:
     assert rig.memory["sound"]
 
 
-def test_what_never_leaves_its_start_ends_at_the_bound() -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_a_loss_of_which_little_can_be_learnt_is_no_verdict(seed: int) -> None:
+    scatter = random.Random(seed)
+
+    def offset(update: int) -> float:
+        """It comes down to its floor, which lies high."""
+        return 200 + scatter.gauss(0, 0.1) + 7 * math.exp(-update / 10)
+
+    def weak(update: int) -> float:
+        """What can be learnt is a third of what single losses scatter."""
+        return 1 + scatter.gauss(0, 0.18) + 0.06 * math.exp(-update / 100)
+
+    for loss in offset, weak:
+        rig = begin(Rig(make("starting_rate")), loss, lambda share: 0.5 * share)
+        assert rig.decisions == []
+        assert rig.memory["sound"]
+
+
+def test_what_rises_at_any_rate_ends_at_the_bound() -> None:
     rig = Rig(make("starting_rate", most=20.0))
-    begin(rig, lambda _: 2.3, lambda share: 0.5 * share, steps=600)
+    begin(rig, risen, lambda share: 0.5 * share, steps=600)
     assert rig.share() == pytest.approx(1 / 20)
     assert rig.kinds().count("roll_back") == 3
     assert rig.memory["sound"]
@@ -97,7 +120,7 @@ def test_what_never_leaves_its_start_ends_at_the_bound() -> None:
 
 def test_weights_that_were_blown_up_move_little_and_are_moved_no_further() -> None:
     rig, moved = Rig(make("starting_rate")), {True: 0.5, False: 1e-3}
-    begin(rig, lambda _: 2.3, lambda _: moved[rig.steps < 60], steps=120)
+    begin(rig, risen, lambda _: moved[rig.steps < 60], steps=120)
     assert rig.kinds() == ["roll_back", "scale"]
     assert rig.share() == pytest.approx(1 / 4)
 

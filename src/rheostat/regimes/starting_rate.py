@@ -12,6 +12,7 @@ from rheostat.core.controller import Controller, Decision, Now, RollBack, Scale
 from rheostat.core.hyper import Count, Positive
 from rheostat.core.registry import register
 from rheostat.core.signal import Memory
+from rheostat.regimes.robust import spread
 
 _BLOCK = 8
 """Losses, and ratios, whose median is looked at."""
@@ -19,6 +20,9 @@ _STARTED = 0.9
 """Of the first losses: a level above this is no progress."""
 _LOST = 0.5
 """The same: a level below this is progress, whatever the loss was in between."""
+_RISEN = 1.25
+"""Standard deviations of single losses by which a level lies above the lowest one where the loss has
+risen: one of a loss that only scatters does so at both looks in 2 or 3 of 100 runs."""
 _NEAR = 1.05
 """What is this near to a bound is at it."""
 
@@ -37,16 +41,17 @@ def starting_rate(
     Once the plan's warm-up is over (the planned rate no longer rises), by medians of eight steps:
     where weights move in an update by less than `low` of their norm, lr × target / ratio, until it
     is above `low`. Where it is above, and `settle` steps later the loss, in two such medians in a
-    row, is `worse` times its best level and above half of the first, or no lower than at the start,
-    the rate is in doubt; where it is so still when another two `settle` are over, back to the good
-    state and lr × `factor`, and again, at one look each. With neither, the rate is taken as sound,
-    and is not touched any more.
+    row, has risen from its lowest one by more than it scatters, to `worse` times that and above
+    half of the first, or to where it began, the rate is in doubt; where it is so still when another
+    two `settle` are over, back to the good state and lr × `factor`, and again, at one look each.
+    With neither, the rate is taken as sound, and is not touched any more.
 
     Stability: it acts only before it has once found the rate sound; a rate once in doubt is
      never raised again, so it cannot oscillate; its part stays within [1/most, most].
     Worst: a rule or a model whose sound rates move the weights by less than `low` in an update gets
-     a rate that is too high by as much; a loss that stays at its start for other
-     reasons (labels that are noise) takes the rate to 1/most, one roll back for each `factor`.
+     a rate that is too high by as much; one under which the loss never falls at all is left as it
+     is; a loss that rises for other reasons takes the rate to 1/most, one roll back for each
+     `factor`.
     Source: this project. That sound rates move matrices by about 1e-3 to 1e-2 of their norm in an
      update is folklore; of layer-wise ratios, You et al. 2017 (arXiv:1708.03888).
     low: norm of the update over that of the weights, below which it is too small. Usual [3e-4,
@@ -91,17 +96,18 @@ def starting_rate(
             return Scale(hyperparameter="lr", factor=up, reason=said, evidence=numbers, trial=stuck)
         if not judged:
             return None
-        lost = least > worse * memory["best"] and least > _LOST * memory["first"]
-        large = lost or (stuck and not small)
-        if large and share / _NEAR > 1 / most:
+        best = memory["best"]
+        lost = least > worse * best and least > _LOST * memory["first"]
+        risen = least - best > _RISEN * spread(memory["losses"])
+        if risen and (lost or (stuck and not small)) and share / _NEAR > 1 / most:
             if not memory["doubted"]:  # a loss that scatters looks so, now and then
                 memory.update(doubted=True, wait=memory["wait"] + 2 * settle)
                 return None
             memory["wait"] = settle
             memory["wanted"] = max(share * factor, 1 / most)
-            than = "no lower than at the start" if stuck else "above its best"
-            numbers = {"level": level, "best": memory["best"], "start": memory["first"]}
-            return RollBack(reason=f"{than}: {level:.3g}, the rate is too large", evidence=numbers)
+            said = f"the loss has risen from {best:.3g} to {level:.3g}: the rate is too large"
+            numbers = {"level": level, "best": best, "start": memory["first"]}
+            return RollBack(reason=said, evidence=numbers)
         memory["sound"] = True
         return None
 
