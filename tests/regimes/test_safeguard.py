@@ -125,6 +125,27 @@ def test_rollbacks_have_a_cap() -> None:
     assert sum(what[0] == "roll_back" for what in hands.said) == 2
 
 
+def test_gradients_that_are_never_finite_again_end_training() -> None:
+    hands, regime = Paper(lr=0.1), guarded(Care(every=20, survive=10, wait=0))
+
+    def go(steps: int, *, usable: bool) -> list[str]:
+        norm = 1.0 if usable else math.nan
+        now = Now(1, usable, 1.0, {"gradient_norm": norm})
+        return [a.reason for _ in range(steps) for a in regime.after(now, hands)]
+
+    assert go(100, usable=True) == []
+    assert go(19, usable=False) == [], "a few of them were left out, and harmed nothing"
+    assert go(1, usable=True) == []
+    assert go(20, usable=False)[0] == "20 gradients in a row are not finite"
+    assert [what[0] for what in hands.said].count("roll_back") == 1
+    go(1, usable=True)
+    go(20, usable=False)
+    said = "20 gradients in a row are not finite, and so they are with the good weights"
+    assert said in go(20, usable=False)
+    assert [what[0] for what in hands.said].count("roll_back") == 2
+    assert ("stop", said) in hands.said
+
+
 @pytest.mark.parametrize("policy", ["skip", "keep"])
 def test_batches_at_fault_are_looked_at_again_data_is_told_from_luck(policy: str) -> None:
     # Batch 10 of every 64 is spoilt. At 205 the weights are, which is no batch's fault.

@@ -41,6 +41,9 @@ _SOUND = 0.1
 """The same: a state in which more is lost is not kept."""
 _LOOKS = 3
 """Losses with the good weights whose median has to be as it was, before they learn again."""
+_NO_GRADIENT = 4
+"""Streaks of gradients that are not finite, under losses that are, after which training has
+diverged: each of those updates was left out, and few of them harm nothing."""
 _HOPELESS = 2
 """Streaks after which training should end, where there is nothing to go back to."""
 _WATCHED = 1024
@@ -57,7 +60,8 @@ class Care:
         survive: steps without alarm after which a state is good.
         z: spreads above its trend at which a loss is an alarm, and a batch stands out.
         persist: alarms in a row after which training has diverged.
-        streak: losses in a row that are not finite, after which it has.
+        streak: losses in a row that are not finite, after which it has; of gradients that are not,
+            under losses that are, four times as many, as none of them was applied.
         backoff: factor on the learning rate after a roll back. Where gradients are many times as
             large as before (new data), a rule with β₂ = 0.999 takes steps several times too large
             for a hundred updates: its second moment is that of before.
@@ -103,6 +107,10 @@ class Safeguard:
         self.course = course
         self._alarms = 0
         self._streak = 0
+        self._unusable = 0
+        """Updates left out in a row because their gradients were not finite."""
+        self._learnt = True
+        """Whether an update was applied since the last roll back."""
         self._batches: list[tuple[int, int, float, float]] = []
         """When, which, its loss and its gradient's norm."""
         self._back_at = -1
@@ -120,7 +128,9 @@ class Safeguard:
             self._streak += 1
             self.actuator.ring.drop_candidate()
         elif now.applied:
-            self._streak = 0
+            self._streak, self._unusable, self._learnt = 0, 0, True
+        elif not math.isfinite(now["gradient_norm"]):
+            self._unusable += 1
         above = self.course.above(_RECENT)
         lost = self.course.lost
         high = self.care.z * (_AGAIN if self.course.fresh else 1)
@@ -150,8 +160,11 @@ class Safeguard:
             ring.remember(hands, at, self.course.median(_RECENT))
 
     def _broken(self, at: int, above: float, lost: float) -> list[Asked]:
+        long = _NO_GRADIENT * self.care.streak
         if self._streak >= self.care.streak:
             why, numbers = f"{self._streak} losses in a row are not finite", {}
+        elif self._unusable >= long:
+            why, numbers = f"{self._unusable} gradients in a row are not finite", {}
         elif self._alarms >= self.care.persist and above:
             why = f"the loss is {above:.1f} spreads above its trend, for {self._alarms} steps"
             numbers = {"above": above}
@@ -163,7 +176,10 @@ class Safeguard:
         none = "there is no good state to go back to" if not self.actuator.ring.newest(at) else ""
         spent = f"roll backs ({self.rollbacks}) are used up"
         hopeless = none or (spent if self.actuator.segment >= self.rollbacks else "")
-        if self._streak == _HOPELESS * self.care.streak and hopeless:
+        if self._unusable >= long and not self._learnt:
+            hopeless = "so they are with the good weights"
+        ended = self._streak == _HOPELESS * self.care.streak or self._unusable >= long
+        if ended and hopeless:
             said = f"{why}, and {hopeless}"
             return [Asked(SAFEGUARD, _PRIORITY, Stop(reason=said))]
         if self._alarms + self._streak > 2 * (self.care.persist + self.care.streak):
@@ -188,7 +204,8 @@ class Safeguard:
                 f"batches stood out, and the loop cannot look again (loss_of): {', '.join(unseen)}"
             )
             self.book.tell(SAFEGUARD, "refused", said)
-        self._alarms = self._streak = 0
+        self._alarms = self._streak = self._unusable = 0
+        self._learnt = False
         self._batches = []
         if self._waiting is not None:
             late = self._late(at - self._waiting["since"])
@@ -314,6 +331,8 @@ class Safeguard:
         return {
             "alarms": self._alarms,
             "streak": self._streak,
+            "unusable": self._unusable,
+            "learnt": self._learnt,
             "batches": [[*batch] for batch in self._batches],
             "back_at": self._back_at,
             "waiting": self._waiting,
@@ -322,6 +341,7 @@ class Safeguard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another was."""
         self._alarms, self._streak = state["alarms"], state["streak"]
+        self._unusable, self._learnt = state.get("unusable", 0), state.get("learnt", True)
         self._batches = [(at, which, loss, norm) for at, which, loss, norm in state["batches"]]
         self._back_at = state["back_at"]
         self._waiting = state.get("waiting")

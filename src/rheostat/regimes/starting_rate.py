@@ -21,7 +21,7 @@ _STARTED = 0.9
 _LOST = 0.5
 """The same: a level below this is progress, whatever the loss was in between."""
 _RISEN = 1.25
-"""Standard deviations of single losses by which a level lies above the lowest one where the loss has
+"""Standard deviations of single losses by which a level lies above the lowest where the loss has
 risen: one of a loss that only scatters does so at both looks in 2 or 3 of 100 runs."""
 _NEAR = 1.05
 """What is this near to a bound is at it."""
