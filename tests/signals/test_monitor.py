@@ -178,7 +178,37 @@ def test_what_is_due_is_found_once_for_each_pattern_of_periods() -> None:
     assert fresh == {
         k: {name for name, every in periods.items() if k % every == 0} for k in range(1, 140)
     }
-    assert len(monitor._dues) <= 2 ** (2 * len(periods))
+    assert len(monitor._dues._found) <= 2 ** (2 * len(periods))
+
+
+@pytest.mark.parametrize("per", ["all", "group", "parameter"])
+def test_what_is_frozen_is_not_looked_at_until_it_is_trained(per: Any) -> None:
+    model = _net()
+    optimizer = torch.optim.AdamW([{"params": one.parameters()} for one in (model[0], model[2])])
+    model[0].weight.requires_grad_(False)
+    monitor = Monitor(["update_ratio", "weight_norm", "gradient_norm"], model, optimizer, per=per)
+
+    def step(k: int, *, trained: list[nn.Parameter]) -> None:
+        before = torch.cat([param.detach().double().flatten() for param in trained])
+        _step(model, optimizer, monitor, k)
+        moved = torch.cat([param.detach().double().flatten() for param in trained]) - before
+        gradient = torch.cat([param.grad.double().flatten() for param in trained])  # type: ignore
+        assert monitor.values["weight_norm"] == pytest.approx(before.norm().item(), rel=1e-5)
+        assert monitor.values["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
+        ratio = (moved.norm() / before.norm()).item()
+        assert monitor.values["update_ratio"] == pytest.approx(ratio, rel=1e-5)
+
+    for k in range(1, 4):
+        step(k, trained=[model[0].bias, *model[2].parameters()])
+    model[0].weight.requires_grad_(True)
+    for k in range(4, 7):
+        step(k, trained=[*model.parameters()])
+    model[0].requires_grad_(False)  # a whole group
+    model[0].zero_grad()
+    for k in range(7, 10):
+        step(k, trained=[*model[2].parameters()])
+    saved = monitor.state_dict()
+    Monitor([*monitor.signals], model, optimizer, per=per).load_state_dict(saved)
 
 
 def test_skipped_steps_count_for_the_rate_alone() -> None:

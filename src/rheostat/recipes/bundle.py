@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -24,6 +25,7 @@ from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.scheduled import COUNTS, at_counts, check_owners, log_key
+from rheostat.recipes.buffers import Buffers
 from rheostat.recipes.environments import run_environment
 from rheostat.recipes.optimizer_files import document_of, state_of
 from rheostat.recipes.recipe import Recipe
@@ -74,6 +76,11 @@ class Bundle:
     model: nn.Module
     optimizer: Optimizer | Followed
     others: Mapping[str, Stateful]
+
+    @cached_property
+    def buffers(self) -> Buffers:
+        """Of the model; copied where a regime asks for it."""
+        return Buffers(self.model)
 
     @property
     def shown(self) -> Optimizer:
@@ -161,6 +168,8 @@ class Bundle:
         else:
             self.optimizer.load_state_dict(state)
         self.model.load_state_dict(weights)
+        if self.buffers.watched:
+            self.buffers.keep()
 
     # -- known-good states, in memory ----------------------------------------------------------
 

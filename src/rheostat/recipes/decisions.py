@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 from rheostat.core.errors import InputError
-from rheostat.recipes.parts import Parts
+from rheostat.recipes.diff import differences
+from rheostat.recipes.document import show
+from rheostat.recipes.parts import Parts, without
 from rheostat.recipes.recipe import Recipe
 from rheostat.recipes.regimes import make_regime
 from rheostat.record.find import run_directory
@@ -11,6 +15,8 @@ from rheostat.record.run import RunRecord
 from rheostat.regimes.account import Account
 from rheostat.regimes.regime import Regime
 from rheostat.regimes.replay import Replay
+
+_WATCHING = ("regime", "safeguards", "silence")
 
 
 def regime_of(parts: Parts) -> Regime | Replay | None:
@@ -24,10 +30,28 @@ def regime_of(parts: Parts) -> Regime | Replay | None:
     if asked is None or asked.replay is None:
         return make_regime(parts)
     record = RunRecord.read(run_directory(asked.replay))
-    made = make_regime(Recipe.load(record.header["recipe"]).parts)
+    theirs = Recipe.load(record.header["recipe"]).parts
+    if theirs.regime is not None and theirs.regime.replay is not None:
+        said = f"is a replay itself, of {theirs.regime.replay}: replay that one"
+        raise InputError(f"regime: replay: the run {asked.replay} {said}")
+    made = make_regime(theirs)
     if made is None:
         raise InputError(f"regime: replay: the run {asked.replay} had no regime")
-    return Replay(decisions(record), made.terms.bounds)
+    _warn_of_another_recipe(asked.replay, parts, theirs)
+    return Replay(decisions(record), made.terms.bounds, dry_run=made.dry_run)
+
+
+def _warn_of_another_recipe(run: str, ours: Parts, theirs: Parts) -> None:
+    """Say which keys differ: a decision means what it meant only where all else is the same."""
+    first, second = (without(one.data(), _WATCHING) for one in (theirs, ours))
+    keys = dict.fromkeys(show(one.path) for one in differences(first, second))
+    if keys:
+        listed = ", ".join([*keys][:5]) + (", …" if len(keys) > 5 else "")
+        warnings.warn(
+            f"regime: replay: the run {run} had another recipe ({listed}): its decisions are made "
+            "again where they can be, and mean something else here",
+            stacklevel=3,
+        )
 
 
 def decisions(record: RunRecord) -> list[Account]:

@@ -165,6 +165,14 @@ class RunHands(Unable):
                     buffer.copy_(before)
         return loss.item(), total_norm(found)
 
+    def forget_batch(self) -> None:
+        """Undo what the forward pass of a batch without an update has written to buffers."""
+        self._bundle.buffers.put_back()
+
+    def learnt_batch(self) -> None:
+        """Take the buffers as they are now for those to go back to."""
+        self._bundle.buffers.keep()
+
     def leave_out(self, position: int) -> None:
         """Its samples, from the next epoch on: of a sampler of ours."""
         sampler = self._bundle.others.get("sampler")

@@ -60,6 +60,9 @@ class Oversight:
         self._looked = self._warned = False
         self._waits = False
         """Whether the last step only added to an average."""
+        self._acts = regime is not None and not regime.dry_run
+        if self._acts:
+            self.hands.learnt_batch()
         needs = () if regime is None else regime.needs
         known = {one if isinstance(one, str) else one.name.partition("@")[0] for one in signals}
         asked = [*signals, *(name for name in needs if name not in known)]
@@ -166,6 +169,8 @@ class Oversight:
         if self.regime is None or self._waits:
             return []
         self.hands.progress = progress
+        if self._acts and not result.applied:
+            self.hands.forget_batch()
         now = Now(
             step=int(self._loop.param_groups[0]["updates"]),
             applied=result.applied,
@@ -174,7 +179,10 @@ class Oversight:
             fresh=self.monitor.fresh,
             reason=result.reason,
         )
-        return self.regime.after(now, self.hands)
+        found = self.regime.after(now, self.hands)
+        if self._acts:
+            self.hands.learnt_batch()
+        return found
 
     def _series(self, values: Mapping[str, float]) -> dict[str, float]:
         series = {name: values.get(name, math.nan) for name in self.monitor.signals}

@@ -20,11 +20,15 @@ class Replay:
     Args:
         accounts: of the run, in their order.
         bounds: those of the run: they say how fast factors move.
+        dry_run: whether that was one.
     """
 
     needs: tuple[str, ...] = ()
 
-    def __init__(self, accounts: Iterable[Account], bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, accounts: Iterable[Account], bounds: Bounds | None = None, *, dry_run: bool = False
+    ) -> None:
+        self.dry_run = dry_run
         # An account comes again once its outcome is known; what was done is the same.
         newest = {account.number: account for account in accounts}
         self._due: dict[int, list[Account]] = {}

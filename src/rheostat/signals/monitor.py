@@ -6,9 +6,8 @@ import math
 import warnings
 from collections import ChainMap, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
+from dataclasses import dataclass
+from itertools import compress, islice
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -18,38 +17,16 @@ from rheostat.core.errors import InputError, nearest
 from rheostat.core.signal import Reading, Signal
 from rheostat.signals.accounts import open_accounts, union
 from rheostat.signals.activations import Activations
+from rheostat.signals.dues import IDLE, Due, Dues, on_report
 from rheostat.signals.late import Numbers
 from rheostat.signals.observation import Observation, Per
 from rheostat.signals.order import named
 from rheostat.signals.products import Cells, Part
 from rheostat.signals.sums import compiled
-from rheostat.signals.wanted import LAST, Wanted, needs_both
+from rheostat.signals.wanted import LAST, needs_both
 
 LAG = 4
 """Steps after which numbers on an accelerator are read."""
-
-
-@dataclass(frozen=True)
-class Due:
-    """What is measured in one update: the signals by name, what is taken for them, and those of
-    the signals that need no report."""
-
-    signals: frozenset[str] = frozenset()
-    wanted: Wanted = field(default_factory=Wanted)
-    silent: tuple[tuple[str, Signal], ...] = ()
-
-    @cached_property
-    def fresh(self) -> frozenset[str]:
-        """The names of the silent ones."""
-        return frozenset([name for name, _ in self.silent])
-
-    @cached_property
-    def idle(self) -> bool:
-        """Whether nothing is to be done, for this update or the next."""
-        return not (self.signals or self.wanted.gradient or self.wanted.update)
-
-
-_IDLE = Due()
 
 
 @dataclass
@@ -107,19 +84,20 @@ class Monitor:
         """The latest value of each signal; another mapping after each measurement."""
         self._optimizer = optimizer
         self._observed = None if optimizer is None else Observation(optimizer, model)
-        self._parts = self._make_parts(per)
+        self._per: Per = per
+        self._trained: list[bool] = []
+        """Which parameters were not frozen, when the parts were made."""
+        self._summed: list[bool] = []
+        """Which parts count for all parameters together: those with something to train."""
+        self._parts = self._make_parts()
         self._host = all(part.layout.host for part in self._parts.values())
         self.lag = (0 if self._host else LAG) if lag is None else lag
         self._one_pass = False
         """Whether sums are taken in one pass of C++; a resumed monitor goes on as it began."""
         if self._host and self._parts:
             self._sum_in_one(compiled())
-        self._accounts = open_accounts(
-            self.signals, {key: part.layout.size for key, part in self._parts.items()}
-        )
-        self._periods = sorted({s.every for s in self.signals.values() if not _on_report(s)})
-        self._dues: dict[tuple[bool, ...], Due] = {}
-        """What is due, by which periods end in an update and in the one after it."""
+        self._accounts = open_accounts(self.signals, self._sizes())
+        self._dues = Dues(self.signals)
         self._idle_before = 0
         """The first update in which something may be due; nothing is in those before it."""
         self._attempts: deque[Attempt] = deque()
@@ -127,7 +105,7 @@ class Monitor:
         self._activations = self._watch(model)
         self._show()
 
-    def _make_parts(self, per: Per) -> dict[str, Part]:
+    def _make_parts(self) -> dict[str, Part]:
         products = union(self.signals.values())
         if not products:
             return {}
@@ -135,11 +113,29 @@ class Monitor:
         if seen is None:
             name = next(name for name, signal in self.signals.items() if signal.products)
             raise InputError(f"the signal {name} is made of inner products; give optimizer=")
-        apart = needs_both(products)
+        apart, parts, trained = needs_both(products), seen.parts(self._per), seen.trained
+        counted = [any(trained[i] for i in at) for at in parts.values()]
+        self._trained, self._summed = trained, counted if any(counted) else [True] * len(parts)
         return {
             key: Part([seen.params[i] for i in at], seen.moments(at), apart)
-            for key, at in seen.parts(per).items()
+            for key, at in parts.items()
         }
+
+    def _sizes(self) -> dict[str, int]:
+        """Elements of all parameters that are trained, and of each part."""
+        sizes = {key: part.layout.size for key, part in self._parts.items()}
+        return {"": sum(compress(sizes.values(), self._summed)), **sizes}
+
+    def _notice_freezing(self) -> None:
+        """Look at others where some were frozen or thawed; nothing is known of their past."""
+        if self._observed is None or self._observed.trained == self._trained:
+            return
+        self._parts = self._make_parts()
+        if self._one_pass:
+            self._sum_in_one(compiled())
+        sizes = self._sizes()
+        for account in self._accounts:
+            account.size = sizes[account.key]
 
     def _sum_in_one(self, take: Callable[[int, int, int], None] | None) -> None:
         self._one_pass = take is not None
@@ -168,19 +164,6 @@ class Monitor:
             raise InputError(f"the monitor has no signal {name!r}; {nearest(name, self.signals)}")
         return self.signals[name].due(self.coming)
 
-    def _due_at(self, step: int) -> Due:
-        key = tuple([at % every == 0 for at in (step, step + 1) for every in self._periods])
-        known = self._dues.get(key)
-        if known is None:
-            here, after = (
-                {n: s for n, s in self.signals.items() if not _on_report(s) and s.due(at)}
-                for at in (step, step + 1)
-            )
-            wanted = Wanted(union(here.values()), union(after.values()))
-            silent = tuple((n, s) for n, s in here.items() if not s.reported)
-            known = self._dues[key] = Due(frozenset(here), wanted, silent)
-        return known
-
     # -- around a step ---------------------------------------------------------------------------
 
     def before_step(self) -> None:
@@ -189,11 +172,12 @@ class Monitor:
         coming = self.step + len(self._attempts) + 1
         if coming < self._idle_before:
             return
-        due = self._due_at(coming)
+        due = self._dues.at(coming)
         if due.idle:
-            ends = [coming - coming % every + every for every in self._periods]
-            self._idle_before = min(ends, default=coming + 1) - 1  # what an end needs is kept then
+            self._idle_before = self._dues.next_end(coming) - 1  # what an end needs is kept then
             return
+        if self._parts:
+            self._notice_freezing()
         taken = [part.before(due.wanted) for part in self._parts.values()]
         self._present = coming, due, taken
 
@@ -223,7 +207,7 @@ class Monitor:
         said = dict(reported) if reported else {}
         if self._activations is not None:
             said |= self._activations.reading()
-        at, due, taken = present or (0, _IDLE, [])
+        at, due, taken = present or (0, IDLE, [])
         if taken:
             for cells, part in zip(taken, self._parts.values(), strict=True):
                 cells.extend(part.after(due.wanted))
@@ -245,7 +229,7 @@ class Monitor:
         numbers = iter(attempt.numbers.read())
         applied, loss, *said = islice(numbers, 2 + len(attempt.reported))
         sums = [[sum(islice(numbers, n)) for n in lengths] for lengths in attempt.lengths]
-        due = self._due_at(attempt.at) if attempt.at else _IDLE
+        due = self._dues.at(attempt.at) if attempt.at else IDLE
         self._conclude(due, applied, loss, dict(zip(attempt.reported, said, strict=True)), sums)
 
     def _conclude(
@@ -263,13 +247,14 @@ class Monitor:
             signals = [
                 (name, one)
                 for name, one in self.signals.items()
-                if said.keys() >= {*one.reported} and (name in due.signals or _on_report(one))
+                if said.keys() >= {*one.reported} and (name in due.signals or on_report(one))
             ]
         self.fresh = due.fresh if not said else frozenset([name for name, _ in signals])
         if not signals and not sums:
             return
         if "" not in self._parts and sums:
-            sums = [[sum(column) for column in zip(*sums, strict=True)], *sums]
+            counted = compress(sums, self._summed)
+            sums = [[sum(column) for column in zip(*counted, strict=True)], *sums]
         facts = self.step, bool(applied), _number(loss)
         reported = {name: _number(value) for name, value in said.items()}
         whole = self._accounts[0].values = dict(self._accounts[0].values)
@@ -315,7 +300,7 @@ class Monitor:
         memory: dict[str, Any] = {"step": self.step, "fresh": sorted(self.fresh)}
         memory |= {"one_pass": self._one_pass, "accounts": accounts}
         tensors: dict[str, Tensor] = {}
-        wanted = self._due_at(self.coming - 1).wanted
+        wanted = self._dues.at(self.coming - 1).wanted
         for names, part in self._named_parts():
             for vector, found in part.kept(wanted).items():
                 pairs = zip(names, found, strict=True)
@@ -368,11 +353,6 @@ class Monitor:
         """Take the hooks off the model."""
         if self._activations is not None:
             self._activations.close()
-
-
-def _on_report(signal: Signal) -> bool:
-    """Whether it waits for a report and nothing else, and so is due whenever that comes."""
-    return bool(signal.reported) and not signal.products
 
 
 def _addends(cell: Cells) -> list[Any]:

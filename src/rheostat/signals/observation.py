@@ -45,13 +45,20 @@ class Observation:
                 self.names.append(known.get(id(param), name))
             self.groups.append(list(range(start, len(self.params))))
 
+    @property
+    def trained(self) -> list[bool]:
+        """Of each parameter, whether it is to be trained: what is frozen says nothing of steps."""
+        return [param.requires_grad for param in self.params]
+
     def parts(self, per: Per) -> dict[str, list[int]]:
-        """The parts that are measured on their own, by name: the positions of their parameters."""
-        if per == "all":
-            return {"": list(range(len(self.params)))}
-        if per == "group":
-            return {str(index): members for index, members in enumerate(self.groups)}
-        return {name: [at] for at, name in enumerate(self.names)}
+        """The parts that are measured on their own, by name: the positions of their parameters,
+        without frozen ones where there are others."""
+        if per == "parameter":
+            return {name: [at] for at, name in enumerate(self.names)}
+        whole = {"": list(range(len(self.params)))}
+        parts = whole if per == "all" else {str(i): own for i, own in enumerate(self.groups)}
+        trained = self.trained
+        return {key: [at for at in own if trained[at]] or own for key, own in parts.items()}
 
     def moments(self, members: Sequence[int]) -> Callable[[Vector], list[Tensor] | None]:
         """A function from a moment to its tensor for each of these parameters; None where a rule
