@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +104,42 @@ def test_it_may_ask_for_what_it_declares_and_for_nothing_else() -> None:
         _controller(other).asked(now, {})
     with pytest.raises(InputError, match="which is no decision"):
         _controller([0.5]).asked(now, {})
+
+
+def test_numbers_of_numpy_and_torch_are_plain_ones_in_a_decision() -> None:
+    evidence: Any = {"a": np.float32(2), "b": torch.tensor(3.0)}
+    for factor in np.float32(0.5), torch.tensor(0.5), np.int64(2):
+        made = Scale(hyperparameter="lr", factor=cast("Any", factor), reason="r", evidence=evidence)
+        (found,) = _controller(made).asked(Now(1, True, 1.0), {})
+        assert json.loads(json.dumps(found.written())) == {
+            **found.written(),
+            "factor": float(factor),
+            "evidence": {"a": 2.0, "b": 3.0},
+        }
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"factor": "0.5"}, "factor='0.5' should be a number"),
+        ({"factor": None}, "factor=None should be a number"),
+        ({"factor": torch.ones(2)}, r"factor=tensor.* should be a number"),
+        ({"evidence": {"a": "high"}}, "a='high' should be a number"),
+        ({"reason": None}, "its reason should be words"),
+    ],
+)
+def test_what_is_no_number_in_a_decision_is_told_with_who_returned_it(
+    fields: dict[str, Any], said: str
+) -> None:
+    made = Scale(**{"hyperparameter": "lr", "factor": 0.5, "reason": "r", **fields})
+    with pytest.raises(InputError, match=rf"^c returned Scale.*: {said}"):
+        _controller(made).asked(Now(1, True, 1.0), {})
+
+
+@pytest.mark.parametrize("fields", [{"memory": [1]}, {"priority": "high"}])
+def test_a_controller_of_something_else_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"a controller: {next(iter(fields))}="):
+        Controller(lambda now, memory: None, **fields)
 
 
 def test_now_says_what_is_known() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from tests.recipes.resumed import Crash
@@ -465,6 +466,28 @@ def test_within_an_accumulation_a_skip_is_heard_and_losses_are_averaged(tmp_path
     assert [math.isnan(value) for value in seen] == [True, False, False, False]
     assert seen[1] > seen[3] > 0
     assert seen[1] == seen[2], "the third only added to the average"
+
+
+def test_signals_are_recorded_for_each_parameter_where_asked(tmp_path: Path) -> None:
+    model, x = nn.Linear(4, 1), torch.randn(8, 4)
+    recipe = {"optimizer": "adamw", "lr": 0.01}
+    names = ["gradient_norm", "gradient_norm[weight]", "gradient_norm[bias]"]
+    norms: list[list[float]] = []
+    with rs.attach(
+        recipe, model, directory=tmp_path, signals=["gradient_norm"], per="parameter"
+    ) as run:
+        for _ in range(3):
+            loss = model(x).square().mean()
+            run.optimizer.zero_grad()
+            loss.backward()
+            grads = [param.grad for param in model.parameters() if param.grad is not None]
+            norms.append([torch.nn.utils.get_total_norm(g).item() for g in (grads, *grads)])
+            run.step(loss)
+            assert [run.signals[name] for name in names] == pytest.approx(norms[-1], rel=1e-5)
+    series = RunRecord.read(tmp_path).series
+    assert pytest.approx(np.array(norms), rel=1e-5) == np.array([series[name] for name in names]).T
+    with pytest.raises(rs.InputError, match=r"per='group': there are no signals; name them"):
+        rs.attach(recipe, nn.Linear(4, 1), per="group")
 
 
 def test_a_scaler_shows_unscaled_gradients(tmp_path: Path) -> None:

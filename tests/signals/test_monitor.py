@@ -56,6 +56,17 @@ def _signal(name: str, **about: Any) -> Signal:
 # -- which signals, in which order -----------------------------------------------------------------
 
 
+def test_none_looks_at_another_more_often_than_that_is_measured() -> None:
+    def pair(every: int, of: int) -> list[Signal]:
+        return [_signal("a", every=every, needs=("b",)), _signal("b", every=of)]
+
+    Monitor(pair(16, 16))
+    Monitor(pair(16, 8))
+    said = "a is measured every update and looks at b, measured every 16 updates; give both"
+    with pytest.raises(InputError, match=said):
+        Monitor(pair(1, 16))
+
+
 def test_each_is_measured_after_those_that_it_needs() -> None:
     given = [
         _signal("c", needs=("b", "a")),

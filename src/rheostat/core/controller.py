@@ -224,11 +224,16 @@ class Controller:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        """Raises InputError for a name where a tuple of names is meant."""
+        """Raises InputError for a name where a tuple of names is meant, a memory that is no
+        mapping, and a priority that is no number."""
         for name in ("needs", "acts_on"):
             if isinstance(getattr(self, name), str):
                 said = f"{name}={getattr(self, name)!r}"
                 raise InputError(f"{self.name}: {said}: should be a tuple; put a comma behind it")
+        if not isinstance(cast("object", self.memory), Mapping):
+            raise InputError(f"{self.name}: memory={self.memory!r}: should be a mapping")
+        if not isinstance(cast("object", self.priority), int):
+            raise InputError(f"{self.name}: priority={self.priority!r}: should be a whole number")
 
     def stamped(
         self, component: str, arguments: Mapping[str, Any], numbers: set[str]
@@ -249,7 +254,8 @@ class Controller:
     def asked(self, now: Now, memory: Memory) -> tuple[Decision, ...]:
         """What it decides, as a tuple.
 
-        Raises InputError where it wants to change what it has not declared, or returns no decision.
+        Raises InputError where it wants to change what it has not declared, returns no decision, or
+        one with something else in the place of a number or of words.
         """
         try:
             found = self.decide(now, memory)
@@ -272,4 +278,26 @@ class Controller:
                 raise InputError(
                     f"{self.name} wants to go back to the start; it should declare keeps_start=True"
                 )
-        return many
+        return tuple([self._plain(one) for one in many])
+
+    def _plain(self, one: Decision) -> Decision:
+        """The decision with plain numbers, which a record can hold: those of numpy and torch are
+        taken for what they say."""
+        try:
+            numbers = {n: _number(n, getattr(one, n)) for n in _NUMBERS if hasattr(one, n)}
+            evidence = {name: _number(name, value) for name, value in one.evidence.items()}
+        except ValueError as wrong:
+            raise InputError(f"{self.name} returned {one!r}: {wrong}") from None
+        if not isinstance(cast("object", one.reason), str):
+            raise InputError(f"{self.name} returned {one!r}: its reason should be words")
+        return replace(one, evidence=evidence, **numbers)
+
+
+def _number(name: str, value: Any) -> float:
+    """A number as Python's own. Raises ValueError for what is none."""
+    try:
+        if not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):  # torch's own for several elements
+        pass
+    raise ValueError(f"{name}={value!r} should be a number")

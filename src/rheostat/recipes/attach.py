@@ -36,6 +36,7 @@ from rheostat.record.environment import facts, git_state
 from rheostat.record.run import LOG_NAME
 from rheostat.record.writer import RunWriter
 from rheostat.signals.fingerprint import fingerprint, mark, rng_mark, section_names
+from rheostat.signals.observation import Per
 
 Resume = Literal["never", "auto", "must"]
 RESUMES = ("never", "auto", "must")
@@ -60,6 +61,7 @@ def attach(
     extra: Mapping[str, Stateful] | None = None,
     changes: Sequence[Change] = (),
     signals: Sequence[str | Signal] = (),
+    per: Per = "all",
     loss_of: LossOf | None = None,
 ) -> Run:
     """Bind a recipe to a model: its optimizer, its schedules and, with a directory, its record and
@@ -86,6 +88,8 @@ def attach(
         changes: in what model and recipe differ from what was saved; see
             `rheostat.optimizers.changes`. Made once: a restart goes on from what they led to.
         signals: to measure and record beside those that the recipe's regime needs.
+        per: measure what is made of inner products by param "group" or by "parameter", too: series
+            "gradient_norm[0]", "gradient_norm[head.weight]".
         loss_of: a function from a batch's number to its loss with the present weights, a tensor
             that can be differentiated: with it the safeguard looks again at batches that stood
             out, and can tell bad data from bad luck.
@@ -115,7 +119,9 @@ def attach(
     regime = regime_of(bound.parts)
     oversight = None
     if regime is not None or signals:
-        oversight = others[_REGIME] = Oversight(bundle, regime, signals, loss_of)
+        oversight = others[_REGIME] = Oversight(bundle, regime, signals, loss_of, per)
+    elif per != "all":
+        raise InputError(f"attach: per={per!r}: there are no signals; name them in signals=")
     saver = _saver(directory, resume, save_every, save_minutes, keep)
     if changes and resume == "never":
         raise InputError("attach: changes are made to what a run resumes; resume='must'")

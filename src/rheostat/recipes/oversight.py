@@ -23,6 +23,7 @@ from rheostat.regimes.replay import Replay
 from rheostat.signals.monitor import Monitor
 from rheostat.signals.noise import REPORTED
 from rheostat.signals.norms import squares
+from rheostat.signals.observation import Per
 
 
 class Oversight:
@@ -35,6 +36,7 @@ class Oversight:
         regime: what decides; None only measures.
         signals: to measure beside those that the regime needs.
         loss_of: see `RunHands`.
+        per: see `Monitor`.
 
     Raises:
         InputError: as `Monitor`.
@@ -46,6 +48,7 @@ class Oversight:
         regime: Regime | Replay | None,
         signals: Sequence[str | Signal] = (),
         loss_of: LossOf | None = None,
+        per: Per = "all",
     ) -> None:
         self.regime = regime
         self.hands = RunHands(bundle, loss_of)
@@ -66,7 +69,7 @@ class Oversight:
         needs = () if regime is None else regime.needs
         known = {one if isinstance(one, str) else one.name.partition("@")[0] for one in signals}
         asked = [*signals, *(name for name in needs if name not in known)]
-        self.monitor = Monitor(asked, bundle.model, bundle.shown)
+        self.monitor = Monitor(asked, bundle.model, bundle.shown, per=per)
         self._noise = any({*one.reported} & {*REPORTED} for one in self.monitor.signals.values())
         bundle.shown.register_step_pre_hook(self._before)
 
@@ -162,7 +165,8 @@ class Oversight:
         self._looked = False
         self.monitor.after_step(self._loss, applied=result.applied, reported=said)
         fresh = self.monitor.fresh
-        return self._series({n: v for n, v in self.monitor.values.items() if n in fresh})
+        values = self.monitor.values.items()
+        return self._series({n: value for n, value in values if n.partition("[")[0] in fresh})
 
     def decide(self, result: StepResult, progress: Progress) -> list[Account]:
         """What the regime decides after this step, carried out."""
@@ -185,7 +189,7 @@ class Oversight:
         return found
 
     def _series(self, values: Mapping[str, float]) -> dict[str, float]:
-        series = {name: values.get(name, math.nan) for name in self.monitor.signals}
+        series = {name: values.get(name, math.nan) for name in self.monitor.values}
         if self.regime is not None:
             series["segment"] = float(self.regime.actuator.segment)
             series["update"] = float(self._loop.param_groups[0]["updates"])

@@ -17,7 +17,8 @@ def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[
     A signal in a list goes under the name of its component, one in a mapping under its key.
 
     Raises:
-        InputError: an unknown signal, a name given twice, a circle.
+        InputError: an unknown signal, a name given twice, a circle, one that looks at another more
+            often than that is measured.
     """
     if isinstance(signals, Mapping):
         given = list(signals.items())
@@ -38,10 +39,21 @@ def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[
             if need not in made:
                 made[need] = component(need, "signal").factory()
                 waiting.append(made[need])
+    for name, one in made.items():
+        for need in one.needs:
+            if one.every % made[need].every:
+                raise InputError(
+                    f"the signal {name} is measured every {_updates(one.every)} and looks at "
+                    f"{need}, measured every {_updates(made[need].every)}; give both the same every"
+                )
     ordered: dict[str, Signal] = {}
     for name in made:
         _place(name, made, ordered, ())
     return ordered
+
+
+def _updates(count: int) -> str:
+    return "update" if count == 1 else f"{count} updates"
 
 
 def _name(one: str | Signal) -> str:
