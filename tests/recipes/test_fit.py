@@ -139,6 +139,7 @@ def test_a_warning_says_where(text: str, line: str) -> None:
         ("RH028", "regime[0]"),
         ("RH029", "regime[0]"),
         ("RH030", "safeguards.on_time"),
+        ("RH031", "maximize"),
     ],
 )
 def test_a_problem_stands_where_its_key_is_written(code: str, path: str) -> None:

@@ -303,6 +303,7 @@ def test_hessian_products_find_the_curvature_along_the_gradient_and_the_largest_
     largest = float(torch.linalg.eigvalsh(hessian)[-1])
     assert float(rayleigh(loss, list(model.parameters()), 200)) == pytest.approx(largest, rel=1e-6)
     assert float(rayleigh(model.weight.sum, [model.weight])) == 0.0
+    assert float(rayleigh(model.weight.sum, [model.weight], 3)) == 0.0
     assert model.weight.grad is None
     assert torch.equal(model.weight, before)
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)

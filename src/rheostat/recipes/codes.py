@@ -48,4 +48,5 @@ CODES: Mapping[str, Code] = {
     "RH028": Code("warning", "A way back to the start, and nobody who keeps it"),
     "RH029": Code("warning", "A restart trigger, and schedules that end on time"),
     "RH030": Code("warning", "Nothing that could end on time"),
+    "RH031": Code("warning", "A regime that wants the loss to fall, and a rule that climbs"),
 }

@@ -205,6 +205,12 @@ def _nothing_to_end_on_time(watch: Watch) -> Found:
     yield ("safeguards", "on_time"), f"{what}; leave on_time out"
 
 
+def _climbing(watch: Watch) -> Found:
+    if watch.parts.settings.get("maximize"):
+        what = "regimes take a loss that rises for one that fails, and with maximize it should rise"
+        yield ("maximize",), f"{what}; let the loss be what is to fall, and leave maximize out"
+
+
 REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH020": _nothing_to_act_on,
     "RH021": _nothing_to_restart,
@@ -217,5 +223,6 @@ REGIME_CHECKS: Mapping[str, RegimeCheck] = {
     "RH028": _nothing_to_begin_from,
     "RH029": _restarts_of_a_changed_plan,
     "RH030": _nothing_to_end_on_time,
+    "RH031": _climbing,
 }
 """Code -> what finds it in a recipe with a regime."""

@@ -54,7 +54,9 @@ def rayleigh(
     for _ in range(iterations):
         product = _hessian_times(vector, gradients, watched)
         length = _dot(product, product).sqrt()
-        vector = [part / length for part in product]
+        # What the Hessian maps to zero it leaves where it is.
+        pairs = zip(vector, product, strict=True)
+        vector = [torch.where(length > 0, part / length, kept) for kept, part in pairs]
     product = _hessian_times(vector, gradients, watched)
     return (_dot(vector, product) / _dot(vector, vector)).detach()
 
