@@ -157,6 +157,17 @@ def test_noise_differs_between_parameters_and_seeds() -> None:
     assert same_bits([a, b], drawn(0))
 
 
+def test_noise_is_the_same_however_a_parameter_lies_in_memory() -> None:
+    moves: list[Tensor] = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        param = nn.Parameter(torch.zeros(2, 3, 4, 5).to(memory_format=layout))
+        optimizer = rs.optimizer(rs.chain(rs.transforms.add_noise()), [("a", param)], lr=1.0)
+        param.grad = torch.zeros_like(param)
+        optimizer.step()
+        moves.append(param.detach().contiguous())
+    assert same_bits(moves[:1], moves[1:])
+
+
 def test_the_rms_of_an_update_is_limited_and_a_smaller_one_untouched() -> None:
     start, gradient = torch.zeros(4, 5, dtype=torch.float64), _random((4, 5), 1)
     rms = float(gradient.square().mean().sqrt())

@@ -249,7 +249,8 @@ def noise(
         generator = _generator(f"{seed} {float(step)} {name} {calls}", like.device)
         calls += 1
         if home is None:
-            return torch.empty_like(like).normal_(generator=generator)
+            # In the order of the indices, however the parameter lies in memory.
+            return like.new_empty(like.shape).normal_(generator=generator)
         return part(like.new_empty(home.shape).normal_(generator=generator), home)
 
     return draw
