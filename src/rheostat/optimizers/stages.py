@@ -37,7 +37,8 @@ def run(
     the items' gradients, None where nobody has taken them. Raises InputError where a rule needs a
     closure and there is none.
     """
-    _elsewhere(items, evaluate, loss)
+    if _elsewhere(items, evaluate, loss):
+        squares = None  # of gradients that rules do not work with any more
     waiting = _advance_all(items)
     while waiting:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
@@ -221,11 +222,10 @@ def share_scalars(
         group.update(known)
 
 
-def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> None:
-    """Let the first pieces that need the gradient at other points have it."""
-    for piece in _distinct(
-        items, lambda piece: piece.search is not None or piece.probe is not None
-    ):
+def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> bool:
+    """Let the pieces that need the gradient at other points have it; says whether there are any."""
+    pieces = _distinct(items, lambda piece: piece.search is not None or piece.probe is not None)
+    for piece in pieces:
         concerned = [item for item in items if any(p is piece for p in item.pieces)]
         if evaluate is None:
             raise InputError(
@@ -238,6 +238,7 @@ def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> N
             _search(piece, concerned, around, loss_of(loss, items))
         else:
             _probe(piece, concerned, items, evaluate)
+    return bool(pieces)
 
 
 def _around(
@@ -293,6 +294,8 @@ def _probe(
         if id(item) in mine:
             item.update = gradient
             item.hyper.gradient = gradient
+            if item.pieces[0] is not piece:
+                item.measured = None  # not what the piece that comes first has measured
 
 
 def _distinct(items: Sequence[Item], wanted: Callable[[Transform], bool]) -> list[Transform]:
