@@ -57,12 +57,12 @@ class _Task:
         return [self.optimizer.state[p]["step"].item() for p in self.model.parameters()]
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     pass
 
 
 def _broken(loss: Tensor) -> Tensor:
-    raise _Broken
+    raise _BrokenError
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -70,10 +70,11 @@ def test_a_closure_that_raises_elsewhere_leaves_weights_and_gradients(name: str)
     task = _Task(name)
     task.step()
     before = task.weights()
-    with pytest.raises(_Broken):
+    with pytest.raises(_BrokenError):
         task.step(2, _broken)
     assert task.calls == 2
     assert same_bits(task.weights(), before)
+    assert task.counts() == [1, 1]
     assert all(param.grad is not None for param in task.model.parameters())
     task.step()
     assert not same_bits(task.weights(), before)

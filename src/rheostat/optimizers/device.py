@@ -133,6 +133,14 @@ class Resident:
             self._captured = frame
         return frame
 
+    def take_back(self, held: Sequence[Held], ok: Tensor | None) -> None:
+        """Take back the count of a step that was refused, for those that were not moved."""
+        up = self._one if ok is None else ok.to(torch.float32)
+        if held:
+            torch._foreach_sub_([one.state["step"] for one in held], [up] * len(held))  # pyright: ignore
+        self._applied.sub_(up)
+        self._known -= ok is None
+
     def _numbers(
         self, groups: Groups, rules: Sequence[Transform], plan: Plan, frame: Frame
     ) -> list[dict[str, Any]]:

@@ -37,6 +37,19 @@ class Options:
     growth: float = 1.0
     """So many times more gradients are averaged than `accumulate` says."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError for what there is not."""
+        if self.nonfinite not in ("skip", "raise", "propagate"):
+            raise InputError(
+                f"nonfinite={self.nonfinite!r}: should be 'skip', 'raise' or 'propagate'"
+            )
+        if self.precision not in ("plain", "master", "stochastic"):
+            raise InputError(
+                f"precision={self.precision!r}: should be 'plain', 'master' or 'stochastic'"
+            )
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate!r}: should be a whole number from 1 on")
+
     @property
     def averaged(self) -> int:
         """The gradients that are averaged for an update."""
@@ -137,6 +150,11 @@ class Item:
     def number(self, value: Tensor) -> Any:
         """A 0-dim tensor as the kind of number that this step computes with."""
         return value.item() if self.frame is None else self.frame.number(value)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the parameter has received its update."""
+        return self.position == len(self.pieces)
 
     @property
     def waits(self) -> bool:

@@ -68,14 +68,6 @@ class Optimizer(torch.optim.Optimizer):
         precision: Literal["plain", "master", "stochastic"] = "plain",
         mode: Mode = "auto",
     ) -> None:
-        if nonfinite not in ("skip", "raise", "propagate"):
-            raise InputError(f"nonfinite={nonfinite!r}: should be 'skip', 'raise' or 'propagate'")
-        if precision not in ("plain", "master", "stochastic"):
-            raise InputError(
-                f"precision={precision!r}: should be 'plain', 'master' or 'stochastic'"
-            )
-        if type(accumulate) is not int or accumulate < 1:
-            raise InputError(f"accumulate={accumulate!r}: should be a whole number from 1 on")
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._kernels: list[Sequence[Kernel]] = []
@@ -233,7 +225,12 @@ class Optimizer(torch.optim.Optimizer):
         plain = look.squares is not None and all(o.plain and not g.is_sparse for o, g in pairs)
         squares = look.squares if plain else None  # or they are of others than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
-        stages.run(items, evaluate, loss, squares)
+        try:
+            stages.run(items, evaluate, loss, squares)
+        except BaseException:
+            unmoved = [one for one, item in zip(held, items, strict=True) if not item.moved]
+            self._roster.take_back(unmoved, look.ok)
+            raise
         write_back(items, held, self.options)
         for rule, group in {id(one.group): (one.rule, one.group) for one in items}.values():
             stages.share_scalars(groups, rules, rule, group)
