@@ -22,7 +22,7 @@ from rheostat.optimizers import stages, straight
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.growing import grow_state, grown
-from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
+from rheostat.optimizers.guard import LeftOut, Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
 from rheostat.optimizers.overrides import check_group, numbers_given, warn_of_other_numbers
@@ -226,10 +226,12 @@ class Optimizer(torch.optim.Optimizer):
         squares = look.squares if plain else None  # or they are of others than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         try:
-            stages.run(items, evaluate, loss, squares)
-        except BaseException:
+            stages.run(items, evaluate, loss, squares, options.nonfinite)
+        except BaseException as fault:
             unmoved = [one for one, item in zip(held, items, strict=True) if not item.moved]
             self._roster.take_back(unmoved, look.ok)
+            if isinstance(fault, LeftOut):
+                return str(fault)
             raise
         write_back(items, held, self.options)
         for rule, group in {id(one.group): (one.rule, one.group) for one in items}.values():
