@@ -47,7 +47,7 @@ def device_of(groups: Groups, rules: Sequence[Transform], options: Options) -> t
     """
     params = [param for group in groups for param in group["params"]]
     devices = {param.device for param in params}
-    if len(devices) != 1 or options.accumulate > 1 or options.precision == "stochastic":
+    if len(devices) != 1 or options.averaged > 1 or options.precision == "stochastic":
         return None
     device = devices.pop()
     if device.type not in DEVICE_TYPES or any(rule.synchronises for rule in rules):

@@ -230,6 +230,14 @@ def share_scalars(
         group.update(known)
 
 
+def share_all(
+    groups: Sequence[dict[str, Any]], rules: Sequence[Transform], items: Sequence[Item]
+) -> None:
+    """Scalars that these items wrote are those of all groups of their rules."""
+    for rule, group in {id(one.group): (one.rule, one.group) for one in items}.values():
+        share_scalars(groups, rules, rule, group)
+
+
 def _elsewhere(
     items: Sequence[Item], evaluate: Evaluate | None, loss: Any, nonfinite: NonFinite
 ) -> bool:
