@@ -337,12 +337,13 @@ class Optimizer(torch.optim.Optimizer):
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """``with opt.averaged():`` evaluates with the averaged weights and puts the others back."""
+        """``with opt.averaged():`` evaluates with the averaged weights, and then goes back."""
+        shown = any(group["evaluating"] for group in self.param_groups)
         self.eval()
         try:
             yield
         finally:
-            self.train()
+            self.train(not shown)
 
     # -- saving ---------------------------------------------------------------------------------
 
