@@ -13,7 +13,7 @@ from tests.references.problems import same_bits
 from torch import Tensor, nn
 
 import rheostat as rs
-from rheostat.core.errors import RheostatError
+from rheostat.core.errors import InputError, RheostatError
 from rheostat.optimizers.adamw import adamw
 from rheostat.optimizers.lbfgs import lbfgs
 from rheostat.optimizers.loop import Optimizer
@@ -184,3 +184,23 @@ def test_lbfgs_keeps_no_pair_of_a_move_that_another_rule_prevented() -> None:
     optimizer.step(closure)
     assert optimizer.last_step.applied
     assert optimizer.param_groups[0]["n_iter"] == 1
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_are_not_averaged_for_rules_that_look_elsewhere(name: str) -> None:
+    message = f"accumulate: {name} would take the gradient elsewhere for the last of 2 batches"
+    with pytest.raises(InputError, match=message):
+        _Task(name, accumulate=2)
+    task = _Task(name)
+    with pytest.raises(InputError, match=message):
+        task.optimizer.grow(2.0)
+    before = task.weights()
+    task.step()
+    assert task.optimizer.last_step is not None
+    assert task.optimizer.last_step.applied
+    assert not same_bits(task.weights(), before)
+    other = nn.Parameter(torch.zeros(1))
+    averaging = rs.optimizer("sgd", [nn.Parameter(torch.zeros(1))], accumulate=2)
+    with pytest.raises(InputError, match=message):
+        averaging.add_param_group({"params": [other], "rule": RULES[name]()})
+    assert len(averaging.param_groups) == 1

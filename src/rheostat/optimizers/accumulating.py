@@ -7,11 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers.items import Held, Options, check_kind
 
 ACCUMULATING = "accumulating"
 """How the reason begins where a step was no update because the average is not complete."""
+
+
+def check_average(rule: Transform, options: Options) -> None:
+    """Refuse an average for a rule that takes the gradient elsewhere. Raises InputError."""
+    piece = next((piece for piece in rule.pieces if piece.probe or piece.search), None)
+    if piece is not None and options.averaged > 1:
+        raise InputError(
+            f"accumulate: {piece.name} would take the gradient elsewhere for the last of "
+            f"{options.averaged} batches alone; let the closure run over all of them, without it"
+        )
 
 
 def accumulate(

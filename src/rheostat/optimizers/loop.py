@@ -19,7 +19,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import stages, straight
-from rheostat.optimizers.accumulating import accumulate, complete, empty
+from rheostat.optimizers.accumulating import accumulate, check_average, complete, empty
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.growing import grow_state, grown
@@ -59,7 +59,8 @@ class Optimizer(torch.optim.Optimizer):
             a resumed run chooses the same. The choice is in `param_groups`, under "mode".
 
     Raises:
-        InputError: an unknown hyperparameter in a group, a parameter in two groups.
+        InputError: an unknown hyperparameter in a group, a parameter in two groups, `accumulate`
+            with a rule that takes the gradient elsewhere (SAM, L-BFGS).
     """
 
     def __init__(
@@ -92,10 +93,11 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
-                of its range.
+                of its range, a rule whose gradients cannot be averaged as the others' are.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
+        check_average(rule, self.options)
         known = keys_of(rule)
         given = check_group(len(self.param_groups), rule, given)
         self._learn()
@@ -226,10 +228,9 @@ class Optimizer(torch.optim.Optimizer):
         if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
             return None
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
-        squares = squares_of(look, held, gradients)
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         try:
-            stages.run(items, evaluate, loss, squares, options.nonfinite)
+            stages.run(items, evaluate, loss, squares_of(look, held, gradients), options.nonfinite)
         except BaseException as fault:
             self._roster.take_back(held, items, look.ok)
             if isinstance(fault, LeftOut):
@@ -241,9 +242,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def grow(self, factor: float) -> None:
         """From the next update on, average `factor` times as many gradients as `accumulate` says.
-        Raises InputError where that is no whole number, or an average is begun already."""
+        Raises InputError where that is no whole number, or they cannot be averaged now."""
         self._learn()
-        self._set_options(grown(self.options, self.param_groups, factor))
+        self._set_options(grown(self.options, self._rules, self.param_groups, factor))
         grow_state(self.options, self.state)
 
     def _set_options(self, options: Options) -> None:
