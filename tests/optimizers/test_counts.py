@@ -7,9 +7,11 @@ import io
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheostat as rs
+from rheostat.core.errors import InputError
+from rheostat.core.transform import Hyper, State
 from rheostat.optimizers import stages
 from rheostat.optimizers.loop import Optimizer
 
@@ -57,6 +59,49 @@ def test_a_copy_and_a_file_count_by_themselves() -> None:
     again.load_state_dict(torch.load(file, weights_only=True))
     assert _step(again_params, again) == [2, 2, 2, 2]
     assert [opt.state[p]["step"].item() for p in params] == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("whoever_counts")
+def test_a_refused_step_is_not_counted() -> None:
+    def wrong(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u[:2] if u.shape[0] == 3 else u
+
+    whole, half = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    rule = rs.chain(rs.transforms.scale_by_adam(), rs.Transform(wrong, scope="tensor"))
+    opt = rs.optimizer(rule, [whole, half], lr=0.1)
+    for _ in range(2):
+        whole.grad, half.grad = torch.ones(2), torch.ones(3)
+        with pytest.raises(InputError, match="gave an update of shape"):
+            opt.step()
+    # What was moved before the fault was found has had an update, and its buffers know.
+    assert [opt.state[p]["step"].item() for p in (whole, half)] == [2, 0]
+    assert half.tolist() == [1.0] * 3
+    assert opt.param_groups[0]["updates"] == 0
+    half.grad = None
+    opt.step()
+    assert opt.last_step is not None
+    assert opt.last_step.step == 1
+    assert [opt.state[p]["step"].item() for p in (whole, half)] == [3, 0]
+
+
+def test_a_step_without_its_closure_is_not_counted() -> None:
+    param, other = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    rule = rs.chain(rs.transforms.sam(0.1), rs.transforms.scale_by_adam())
+    opt = rs.optimizer(rule, [param, other], lr=1.0)
+    param.grad = torch.ones(1)
+    for _ in range(3):
+        with pytest.raises(InputError, match=r"call step\(closure\)"):
+            opt.step()
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = param.sum()
+        loss.backward()
+        return loss
+
+    opt.step(closure)
+    assert param.item() == pytest.approx(-1)
+    assert [opt.state[p]["step"].item() for p in (param, other)] == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["prodigy", "dadapt_adam"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import rheostat as rs
 from rheostat.core.errors import InputError, RheostatError
 from rheostat.core.transform import Hyper, State
+from rheostat.optimizers.changes import load_changed, rename
 from rheostat.optimizers.loop import Optimizer
 
 pytestmark = pytest.mark.usefixtures("whoever_counts")
@@ -423,6 +424,89 @@ def test_accumulation_averages_in_a_buffer_of_its_own() -> None:
     _step(optimizer, param, 5.0, 5.0)
     _step(other, twin, 5.0, 5.0)
     assert torch.equal(param, twin)
+
+
+def _parts(
+    optimizer: Optimizer, params: list[nn.Parameter], *steps: tuple[float | None, ...]
+) -> None:
+    for gradients in steps:
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = None if gradient is None else torch.full_like(param, gradient)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_an_average_is_of_all_that_came_since_the_last_update(dtype: torch.dtype) -> None:
+    """Also where a parameter has no gradient in the last step of an average, or in any."""
+    a, b = (nn.Parameter(torch.zeros(1, dtype=dtype)) for _ in range(2))
+    optimizer = rs.optimizer("sgd", [a, b], lr=1.0, accumulate=2)
+    seen: list[complex] = []
+    for gradient in (4.0, None, None, None, 8.0, 8.0, None, 2.0):
+        _parts(optimizer, [a, b], (1.0, gradient))
+        seen.append(b.item())
+        assert (b.grad is None) == (gradient is None)
+    assert seen == [0, -2, -2, -2, -2, -10, -10, -11]
+    assert a.item() == -4
+    assert [optimizer.state[param]["step"].item() for param in (a, b)] == [4, 3]
+
+
+def test_a_zero_gradient_was_received_also_across_a_resume() -> None:
+    """With weight decay it moves the weight; no gradient at all does not."""
+
+    def make() -> tuple[list[nn.Parameter], Optimizer]:
+        params = [_param(1.0), _param(1.0)]
+        named = zip(("a", "b"), params, strict=True)
+        return params, rs.optimizer("sgd", list(named), lr=1.0, weight_decay=0.5, accumulate=2)
+
+    params, optimizer = make()
+    _parts(optimizer, params, (None, None), (1.0, 0.0))
+    others, resumed = make()
+    resumed.load_state_dict(optimizer.state_dict())
+    twin = copy.deepcopy(optimizer)
+    copied = twin.param_groups[0]["params"]
+    for one, weights in ((optimizer, params), (resumed, others), (twin, copied)):
+        _parts(one, weights, (1.0, None))
+        assert [weight.item() for weight in weights] == [-0.5, 0.5]
+        _parts(one, weights, (1.0, None), (1.0, None))
+        assert weights[1].item() == 0.5
+    # A parameter keeps what it received under another name.
+    params, optimizer = make()
+    _parts(optimizer, params, (1.0, 0.0))
+    c, d = _param(1.0), _param(1.0)
+    changed = rs.optimizer("sgd", [("a", c), ("c", d)], lr=1.0, weight_decay=0.5, accumulate=2)
+    load_changed(changed, optimizer.state_dict(), [rename({"b": "c"})])
+    _parts(changed, [c, d], (1.0, None))
+    assert (c.item(), d.item()) == (-0.5, 0.5)
+
+
+def test_nothing_is_left_of_an_average_that_a_rule_refused() -> None:
+    def wrong(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u[:1] if u[0] > 5 else u
+
+    param = _param(0.0, 0.0)
+    optimizer = rs.optimizer(rs.Transform(wrong), [param], lr=1.0, accumulate=2)
+    with pytest.raises(InputError, match="gave an update of shape"):
+        _parts(optimizer, [param], (9.0,), (9.0,))
+    _parts(optimizer, [param], (1.0,), (3.0,))
+    assert param.tolist() == [-2.0, -2.0]
+    assert optimizer.state[param]["step"] == 1
+
+
+def test_a_grown_average_leaves_out_what_is_not_finite() -> None:
+    param = _param(0.0)
+    optimizer = rs.optimizer("sgd", [param], lr=1.0)
+    optimizer.grow(2.0)
+    _parts(optimizer, [param], (1.0,), (math.nan,), (3.0,))
+    assert param.item() == -2
+
+
+def test_sparse_gradients_are_refused_before_they_are_averaged() -> None:
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = rs.optimizer("sgd", embedding, accumulate=2)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(InputError, match="weight has a sparse gradient"):
+        optimizer.step()
+    assert not optimizer.state[embedding.weight]["accumulated"].any()
 
 
 def test_hessian_samples_are_exact_where_they_must_be() -> None:

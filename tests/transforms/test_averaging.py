@@ -207,3 +207,25 @@ def test_resumes_and_takes_odd_parameters(name: str) -> None:
     assert_resumes(lambda: rs.chain(adamw(lr=1e-2), ALL[name]()))
     assert_resumes(lambda: rs.chain(sgd(lr=1e-2, momentum=0.9), ALL[name]()))
     assert_takes_odd_parameters(lambda: rs.chain(adamw(lr=1e-2), ALL[name]()))
+
+
+def test_averaged_shows_again_what_was_shown_before() -> None:
+    param = nn.Parameter(torch.zeros(1))
+    rule = rs.chain(rs.transforms.ema_weights(0.5), rs.transforms.scale_by_learning_rate(1.0))
+    optimizer = rs.optimizer(rule, [param])
+    for _ in range(3):
+        param.grad = torch.ones(1)
+        optimizer.step()
+    trained = param.item()
+    with optimizer.averaged():
+        average = param.item()
+        with optimizer.averaged():
+            assert param.item() == average
+        assert param.item() == average
+    assert param.item() == trained != average
+    optimizer.eval()
+    with optimizer.averaged():
+        optimizer.train()
+    assert param.item() == average
+    optimizer.train()
+    assert param.item() == trained

@@ -169,6 +169,30 @@ def test_zero_gradients_displace_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("way", ["before", "behind", "around"])
+def test_a_clip_bounds_the_gradient_that_was_found_elsewhere(name: str, way: str) -> None:
+    piece, clip = RULES[name][0](), rs.transforms.clip_by_global_norm(1.0)
+    param, other = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor([[1.0]]))
+    rule: rs.Transform | Any = rs.chain(*((clip, piece) if way == "before" else (piece, clip)))
+    if way == "around":
+        lines = rs.match(rs.chain(piece, sgd(lr=1.0)), role="vector"), rs.match(sgd(lr=1.0))
+        rule = rs.policy(*lines).after(clip)
+    # Of the other parameter the gradient stays zero: only one of them moves.
+    optimizer = rs.optimizer(rule, [param, other], **({} if way == "around" else {"lr": 1.0}))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (param**4).sum() + (other * 0).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        before = param.item()
+        optimizer.step(closure)
+        assert before - param.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_resumes(name: str) -> None:
     def make() -> rs.Transform:
         clip = rs.transforms.clip_by_global_norm(0.5)

@@ -160,7 +160,7 @@ def import_state(
                 problems += told
                 updates = max(updates, count)
     for group in state["param_groups"]:
-        group.update(updates=updates, uncounted=(), phase=0)
+        group.update(updates=updates, uncounted=(), phase=0, received=())
     if hyperparameters == "theirs":
         problems += _follow_schedules(optimizer, chosen, state["param_groups"])
     else:

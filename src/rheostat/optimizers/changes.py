@@ -156,7 +156,9 @@ def relabelled_state(saved: Mapping[str, Any], changes: Sequence[Change]) -> dic
         numbers = dict(zip(group["param_names"], group["params"], strict=True))
         renamed = relabelled(numbers, changes)
         left |= set(numbers.values()) - set(renamed.values())
-        groups.append({**group, "param_names": list(renamed), "params": list(renamed.values())})
+        names = {"param_names": list(renamed), "params": list(renamed.values())}
+        received = relabelled(dict.fromkeys(group.get("received", ())), changes)
+        groups.append({**group, **names, "received": tuple(received)})
     state = {number: entry for number, entry in saved["state"].items() if number not in left}
     return {"state": state, "param_groups": groups}
 

@@ -17,22 +17,24 @@ def evaluator(
     closure: Callable[[], Any], params: Sequence[Tensor], items: Sequence[Item]
 ) -> Evaluate:
     """What gives rules the loss and the gradients elsewhere; the parameters, one an item, and their
-    gradients are put back to the bit."""
+    gradients are put back to the bit, also where the closure raises."""
 
     def evaluate(moves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         before = [param.clone() for param in params]
         gradients = [cast("Tensor", param.grad) for param in params]
-        for param, displacement in zip(params, moves, strict=True):
-            param.add_(displacement)
-        for param in params:
-            param.grad = None
-        with torch.enable_grad():
-            loss = closure()
-        # A parameter that the closure leaves out has no slope there.
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        for param, old, gradient in zip(params, before, gradients, strict=True):
-            param.copy_(old)
-            param.grad = gradient
+        try:
+            for param, displacement in zip(params, moves, strict=True):
+                param.add_(displacement)
+            for param in params:
+                param.grad = None
+            with torch.enable_grad():
+                loss = closure()
+            # A parameter that the closure leaves out has no slope there.
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        finally:
+            for param, old, gradient in zip(params, before, gradients, strict=True):
+                param.copy_(old)
+                param.grad = gradient
         signs = [-1 if item.group["maximize"] else 1 for item in items]
         return loss_of(loss, items), [
             sign * new.to(item.param.dtype)

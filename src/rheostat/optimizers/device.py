@@ -47,7 +47,7 @@ def device_of(groups: Groups, rules: Sequence[Transform], options: Options) -> t
     """
     params = [param for group in groups for param in group["params"]]
     devices = {param.device for param in params}
-    if len(devices) != 1 or options.accumulate > 1 or options.precision == "stochastic":
+    if len(devices) != 1 or options.averaged > 1 or options.precision == "stochastic":
         return None
     device = devices.pop()
     if device.type not in DEVICE_TYPES or any(rule.synchronises for rule in rules):
@@ -132,6 +132,14 @@ class Resident:
         if _capturing(self.device):
             self._captured = frame
         return frame
+
+    def take_back(self, held: Sequence[Held], ok: Tensor | None) -> None:
+        """Take back the count of a step that was refused, for those that were not moved."""
+        up = self._one if ok is None else ok.to(torch.float32)
+        if held:
+            torch._foreach_sub_([one.state["step"] for one in held], [up] * len(held))  # pyright: ignore
+        self._applied.sub_(up)
+        self._known -= ok is None
 
     def _numbers(
         self, groups: Groups, rules: Sequence[Transform], plan: Plan, frame: Frame

@@ -164,10 +164,12 @@ class Fitting:
         # Progress is of the whole optimizer, so any saved group tells it.
         first = next(iter(sources.values()), self.saved["param_groups"][0])
         found = {key: first[key] for key in _PROGRESS}
+        received = (n for n in going_on if n in self._group_of[n].get("received", ()))
+        found["received"] = tuple(received)
         if kept:
             for source in sources.values():
                 for key in first:
-                    taken = key in (*LABELS, "plan", "mode") or _matches(key, self.here)
+                    taken = key in (*LABELS, "plan", "mode", "received") or _matches(key, self.here)
                     if not taken and source.get(key) != first[key]:
                         self._problems.append(
                             f"group {index}: {key} was saved as {first[key]!r} for some of its "

@@ -10,24 +10,32 @@ from typing import Any
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.transform import Transform
+from rheostat.optimizers.accumulating import check_average
 from rheostat.optimizers.items import LOOPS_OWN, Options
 
 
-def grown(options: Options, groups: Sequence[dict[str, Any]], factor: float) -> Options:
+def grown(
+    options: Options, rules: Sequence[Transform], groups: Sequence[dict[str, Any]], factor: float
+) -> Options:
     """The options with `factor` times as many gradients as `accumulate` says; the groups have it
     too, so that it is saved.
 
     Raises:
-        InputError: that is no whole number of gradients, or an average is begun already.
+        InputError: that is no whole number of gradients, an average is begun already, or a rule
+            takes the gradient elsewhere.
     """
     count = options.accumulate * factor
     if not math.isfinite(count) or round(count) < 1 or not math.isclose(count, round(count)):
         raise InputError(f"grow: {count:g} gradients for an update: should be a whole number")
     if groups[0]["phase"]:
         raise InputError("grow: an average is begun; grow between two updates")
+    made = replace(options, growth=float(factor))
+    for rule in rules:
+        check_average(rule, made)
     for group in groups:
         group["growth"] = float(factor)
-    return replace(options, growth=float(factor))
+    return made
 
 
 def grow_state(options: Options, states: Mapping[Tensor, dict[str, Tensor]]) -> None:

@@ -64,6 +64,26 @@ def inspect_gradients(
     return Look(norm, None, reason_for(bad, norm, limit))
 
 
+class LeftOut(Exception):  # noqa: N818  (no error: the step goes on without an update)
+    """An update turns out, in the middle of it, to be none; the text says why."""
+
+
+def check_elsewhere(
+    piece: str, names: Iterable[str], found: Sequence[Tensor], policy: NonFinite
+) -> None:
+    """Look at what a piece found where it evaluated the loss again, as at gradients that come.
+
+    Raises LeftOut where the update must be skipped, and RheostatError under "raise".
+    """
+    if policy == "propagate":
+        return
+    if reason := inspect_gradients(names, found, "skip").reason:
+        where = f"{reason}, where {piece} evaluated the loss again"
+        raise (
+            RheostatError(f"{where}; nothing was updated") if policy == "raise" else LeftOut(where)
+        )
+
+
 def look_on_device(gradients: Sequence[Tensor], limit: Tensor | None = None) -> Look:
     """Look at the gradients without waiting for what is seen.
 

@@ -15,14 +15,12 @@ from rheostat.core.sharded import gathered, is_sharded, laid_out, local, part
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.device import Frame
 from rheostat.optimizers.factors import under_factors
-from rheostat.optimizers.guard import NonFinite
+from rheostat.optimizers.guard import Look, NonFinite
 from rheostat.optimizers.kernels import Kernel, fitting
 
 HALF = (torch.float16, torch.bfloat16)
 _ACCUMULATED = {"accumulated": Buffer()}
 _MASTER = {"master": Buffer("param", dtype=torch.float32)}
-ACCUMULATING = "accumulating"
-"""How the reason begins where a step was no update because the average is not complete."""
 LOOPS_OWN = (*_ACCUMULATED, *_MASTER)
 """The buffers that the loop may have beside those of a rule."""
 
@@ -36,6 +34,19 @@ class Options:
     precision: Literal["plain", "master", "stochastic"]
     growth: float = 1.0
     """So many times more gradients are averaged than `accumulate` says."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what there is not."""
+        if self.nonfinite not in ("skip", "raise", "propagate"):
+            raise InputError(
+                f"nonfinite={self.nonfinite!r}: should be 'skip', 'raise' or 'propagate'"
+            )
+        if self.precision not in ("plain", "master", "stochastic"):
+            raise InputError(
+                f"precision={self.precision!r}: should be 'plain', 'master' or 'stochastic'"
+            )
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate!r}: should be a whole number from 1 on")
 
     @property
     def averaged(self) -> int:
@@ -139,6 +150,11 @@ class Item:
         return value.item() if self.frame is None else self.frame.number(value)
 
     @property
+    def moved(self) -> bool:
+        """Whether the parameter has received its update."""
+        return self.position == len(self.pieces)
+
+    @property
     def waits(self) -> bool:
         """Whether the next piece must measure before it can run."""
         return (
@@ -156,17 +172,11 @@ def numbers_of(group: Mapping[str, Any], rule: Transform) -> dict[str, Any]:
     return under_factors(values, group["factors"]) if group["factors"] else values
 
 
-def accumulate(groups: Sequence[dict[str, Any]], held: Sequence[Held], count: int) -> str | None:
-    """Take the gradients into the average of `count` steps; says so until it is complete."""
-    if count == 1:
-        return None
-    phase = int(groups[0]["phase"]) + 1
-    for one in held:
-        assert one.param.grad is not None
-        one.state["accumulated"].add_(one.param.grad, alpha=1 / count)
-    for group in groups:
-        group["phase"] = phase % count
-    return f"{ACCUMULATING}, {phase} of {count}" if phase < count else None
+def squares_of(look: Look, held: Sequence[Held], gradients: Sequence[Tensor]) -> Tensor | None:
+    """The sums of squares that a look took; None where they are of others than the rules see."""
+    pairs = zip(held, gradients, strict=True)
+    plain = look.squares is not None and all(o.plain and not g.is_sparse for o, g in pairs)
+    return look.squares if plain else None
 
 
 def make_items(
@@ -188,7 +198,7 @@ def make_items(
     """
     for one, gradient in zip(held, gradients, strict=True):
         if gradient.is_sparse or not one.plain:
-            _check_kind(one, gradient, rules[one.group], options)
+            check_kind(one, gradient, rules[one.group], options)
     frame = None if begin is None else begin()
     if frame is None:
         counts = count(held)
@@ -218,13 +228,32 @@ def make_items(
     return items
 
 
+def check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) -> None:
+    """Refuse a gradient or a parameter that the rule cannot take. Raises InputError."""
+    if gradient.is_sparse and (not rule.sparse or options.averaged > 1):
+        raise InputError(
+            f"{one.name} has a sparse gradient, which {rule.name} cannot take; sgd, adagrad and "
+            "sparse_adam can, without accumulation"
+        )
+    if one.param.is_complex() and rule.scope != "element":
+        raise InputError(
+            f"{one.name} is complex, and {rule.name} works on whole tensors of real numbers; give "
+            "it a rule that works element by element, such as adamw"
+        )
+
+    elsewhere = any(piece.search or piece.probe for piece in rule.pieces)
+    if elsewhere and is_sharded(one.param):
+        raise InputError(
+            f"{one.name} is sharded, and {rule.name} evaluates the loss elsewhere, by moving whole "
+            "parameters; train it on one process, or with DDP"
+        )
+
+
 def write_back(items: Sequence[Item], held: Sequence[Held], options: Options) -> None:
-    """Give half-precision parameters what their stand-ins became; empty what was accumulated."""
+    """Give half-precision parameters what their stand-ins became."""
     for item, one in zip(items, held, strict=True):
         if one.plain:
             continue  # the rule worked on the very tensors
-        if options.averaged > 1:
-            one.state["accumulated"].zero_()
         if is_sharded(one.param) and item.home is None:
             _keep_parts(item, one)
         if "master" in one.state:
@@ -269,26 +298,6 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) -> None:
-    if gradient.is_sparse and (not rule.sparse or options.averaged > 1):
-        raise InputError(
-            f"{one.name} has a sparse gradient, which {rule.name} cannot take; sgd, adagrad and "
-            "sparse_adam can, without accumulation"
-        )
-    if one.param.is_complex() and rule.scope != "element":
-        raise InputError(
-            f"{one.name} is complex, and {rule.name} works on whole tensors of real numbers; give "
-            "it a rule that works element by element, such as adamw"
-        )
-
-    elsewhere = any(piece.search or piece.probe for piece in rule.pieces)
-    if elsewhere and is_sharded(one.param):
-        raise InputError(
-            f"{one.name} is sharded, and {rule.name} evaluates the loss elsewhere, by moving whole "
-            "parameters; train it on one process, or with DDP"
-        )
-
-
 def _copies(rule: Transform, options: Options) -> list[str]:
     """The buffers that start as a copy of the parameter."""
     masters = ["master"] if options.precision == "master" else []
@@ -312,8 +321,6 @@ def _working(
     the float32 stand-in that is moved in its place; pairs of reals for complex numbers; of what is
     sharded this process's part, or all of it for a rule that works on more than elements."""
     param, state = one.param, one.state
-    if options.averaged > 1:
-        gradient = state["accumulated"]
     if gradient.dtype in HALF:
         gradient = gradient.float()
     if "master" in state:

@@ -44,7 +44,7 @@ def lbfgs(
     Variant: minFunc's, as in torch: t is lr (at the first iteration of all, at most lr / |g|₁), or
      what the line search finds from there. Needs `step(closure)`, with a closure that gives the
      same loss for the same weights. The numbers of the first group hold for all. Where other
-     parameters have gradients than the last time, the pairs are forgotten.
+     parameters have gradients than the last time, or a step broke off, the pairs are forgotten.
     Equals: torch.optim.LBFGS (same defaults, with and without strong_wolfe), to rounding.
     Assumes: a smooth loss without noise: the full batch, and a closure that gives the same loss for
      the same weights.
@@ -145,13 +145,15 @@ def _search(history_size: int, max_iter: int, max_eval: int, *, line_search: boo
                 evaluations += used
             moves = _plus(moves, t, direction)
             memory.moved(t, direction)
-            if iteration == max_iter:
-                break
-            if not line_search:
+            if not line_search and iteration < max_iter:
                 loss, gradients = look(moves)
                 evaluations += 1
+            if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+                # Whether such a step is left out is for the loop to say.
+                return [torch.full_like(move, math.nan) for move in moves], memory.scalars
             if (
-                evaluations >= max_eval
+                iteration == max_iter
+                or evaluations >= max_eval
                 or _largest(gradients) <= hyper.tolerance_grad
                 or t * _largest(direction) <= hyper.tolerance_change
                 or abs(loss - before) < hyper.tolerance_change
@@ -267,7 +269,8 @@ def _along(
 
 def _dot(left: Iterable[Tensor], right: Iterable[Tensor]) -> float:
     pairs = zip(left, right, strict=True)
-    return math.fsum(torch.dot(a.flatten(), b.flatten()).item() for a, b in pairs)
+    products = [torch.dot(a.flatten(), b.flatten()).item() for a, b in pairs]
+    return math.fsum(products) if all(map(math.isfinite, products)) else sum(products)
 
 
 def _add(tensors: Iterable[Tensor], factor: float, others: Iterable[Tensor]) -> None:

@@ -19,21 +19,24 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import stages, straight
+from rheostat.optimizers.accumulating import accumulate, check_average, complete, empty
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.growing import grow_state, grown
-from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
-from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
+from rheostat.optimizers.guard import LeftOut, Look, NonFinite, inspect_gradients, look_on_device
+from rheostat.optimizers.items import Held, Options, make_items, squares_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
 from rheostat.optimizers.overrides import check_group, numbers_given, warn_of_other_numbers
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.roster import Roster
-from rheostat.optimizers.scheduled import START, at_counts, check_owners
+from rheostat.optimizers.scheduled import START, at_start, check_owners
 from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
+
+Closure = Callable[[], Any] | None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -56,7 +59,8 @@ class Optimizer(torch.optim.Optimizer):
             a resumed run chooses the same. The choice is in `param_groups`, under "mode".
 
     Raises:
-        InputError: an unknown hyperparameter in a group, a parameter in two groups.
+        InputError: an unknown hyperparameter in a group, a parameter in two groups, `accumulate`
+            with a rule that takes the gradient elsewhere (SAM, L-BFGS).
     """
 
     def __init__(
@@ -68,14 +72,6 @@ class Optimizer(torch.optim.Optimizer):
         precision: Literal["plain", "master", "stochastic"] = "plain",
         mode: Mode = "auto",
     ) -> None:
-        if nonfinite not in ("skip", "raise", "propagate"):
-            raise InputError(f"nonfinite={nonfinite!r}: should be 'skip', 'raise' or 'propagate'")
-        if precision not in ("plain", "master", "stochastic"):
-            raise InputError(
-                f"precision={precision!r}: should be 'plain', 'master' or 'stochastic'"
-            )
-        if type(accumulate) is not int or accumulate < 1:
-            raise InputError(f"accumulate={accumulate!r}: should be a whole number from 1 on")
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._kernels: list[Sequence[Kernel]] = []
@@ -86,11 +82,7 @@ class Optimizer(torch.optim.Optimizer):
             raise InputError("the optimizer got no parameters")
         super().__init__(listed, {})
         # torch's own schedulers look here for what they may schedule.
-        self.defaults = {
-            name: at_counts(value, START, name)
-            for rule in self._rules
-            for name, value in rule.hyperparameters.items()
-        }
+        self.defaults = at_start(self._rules)
 
     # -- groups and state -----------------------------------------------------------------------
 
@@ -101,10 +93,11 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
-                of its range.
+                of its range, a rule whose gradients cannot be averaged as the others' are.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
+        check_average(rule, self.options)
         known = keys_of(rule)
         given = check_group(len(self.param_groups), rule, given)
         self._learn()
@@ -164,7 +157,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- the step -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
         """One update of every parameter that has a gradient; returns the closure's loss.
 
         What happened is in `last_step`.
@@ -198,30 +191,36 @@ class Optimizer(torch.optim.Optimizer):
 
     def _look(self, held: Sequence[Held], gradients: Sequence[Tensor]) -> Look:
         """Look at the gradients; on a device that counts, without waiting for what is seen."""
-        names = map(attrgetter("name"), held)
         policy, limit = self.options.nonfinite, self.param_groups[0]["limit"]
-        if self._roster.resident is None or policy != "skip":
-            return inspect_gradients(names, gradients, policy, limit)
-        # No restart may touch the state of an update that was skipped: with the update before one
-        # the host waits. A step without gradients, or with sparse ones, is as rare.
-        sparse = any(gradient.is_sparse for gradient in gradients)
-        if self.plan.updates_to_restart() <= 1 or sparse or not held:
+        resident = self._roster.resident
+        if resident is not None and policy == "skip":
+            # No restart may touch the state of an update that was skipped: with the update before
+            # one the host waits. A step without gradients, or with sparse ones, is as rare.
+            sparse = any(gradient.is_sparse for gradient in gradients)
+            if self.plan.updates_to_restart() > 1 and held and not sparse:
+                return look_on_device(gradients, resident.limit(limit))._replace(limit=limit)
             self._learn()
-            return inspect_gradients(names, gradients, policy, limit)
-        found = look_on_device(gradients, self._roster.resident.limit(limit))
-        return found._replace(limit=limit)
+        return inspect_gradients(map(attrgetter("name"), held), gradients, policy, limit)
 
     def _update(
-        self,
-        held: list[Held],
-        gradients: Sequence[Tensor],
-        closure: Callable[[], Any] | None,
-        loss: Any,
-        look: Look,
+        self, held: list[Held], gradients: Sequence[Tensor], closure: Closure, loss: Any, look: Look
     ) -> str | None:
         """Apply an update, or say why it is not time for one yet."""
-        if waiting := accumulate(self.param_groups, held, self.options.averaged):
+        groups, options = self.param_groups, self.options
+        if options.averaged == 1:
+            return self._apply(held, gradients, closure, loss, look)
+        if waiting := accumulate(groups, self._rules, held, gradients, options):
             return waiting
+        held, averages = complete(groups, self._roster.all(groups, self.state))
+        try:
+            return self._apply(held, averages, closure, loss, look)
+        finally:
+            empty(held)
+
+    def _apply(
+        self, held: list[Held], gradients: Sequence[Tensor], closure: Closure, loss: Any, look: Look
+    ) -> str | None:
+        """Apply an update, or say why it turned out to be none."""
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
         count, options = self._roster.count, self.options
@@ -229,21 +228,23 @@ class Optimizer(torch.optim.Optimizer):
         if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
             return None
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
-        pairs = zip(held, gradients, strict=True)
-        plain = look.squares is not None and all(o.plain and not g.is_sparse for o, g in pairs)
-        squares = look.squares if plain else None  # or they are of others than the rules see
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
-        stages.run(items, evaluate, loss, squares)
-        write_back(items, held, self.options)
-        for rule, group in {id(one.group): (one.rule, one.group) for one in items}.values():
-            stages.share_scalars(groups, rules, rule, group)
+        try:
+            stages.run(items, evaluate, loss, squares_of(look, held, gradients), options.nonfinite)
+        except BaseException as fault:
+            self._roster.take_back(held, items, look.ok)
+            if isinstance(fault, LeftOut):
+                return str(fault)
+            raise
+        write_back(items, held, options)
+        stages.share_all(groups, rules, items)
         return None
 
     def grow(self, factor: float) -> None:
         """From the next update on, average `factor` times as many gradients as `accumulate` says.
-        Raises InputError where that is no whole number, or an average is begun already."""
+        Raises InputError where that is no whole number, or they cannot be averaged now."""
         self._learn()
-        self._set_options(grown(self.options, self.param_groups, factor))
+        self._set_options(grown(self.options, self._rules, self.param_groups, factor))
         grow_state(self.options, self.state)
 
     def _set_options(self, options: Options) -> None:
@@ -337,12 +338,13 @@ class Optimizer(torch.optim.Optimizer):
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """``with opt.averaged():`` evaluates with the averaged weights and puts the others back."""
+        """``with opt.averaged():`` evaluates with the averaged weights, and then goes back."""
+        shown = any(group["evaluating"] for group in self.param_groups)
         self.eval()
         try:
             yield
         finally:
-            self.train()
+            self.train(not shown)
 
     # -- saving ---------------------------------------------------------------------------------
 

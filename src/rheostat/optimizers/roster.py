@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rheostat.core.transform import Transform
 from rheostat.optimizers.device import Resident, device_of
-from rheostat.optimizers.items import Held, Options
+from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
 from rheostat.optimizers.straight import Column, columns_of
 
@@ -94,6 +94,15 @@ class Roster:
         """Count an update of these, on the host; what they have received with it."""
         return self._counts.up(held)
 
+    def take_back(self, held: Sequence[Held], items: Sequence[Item], ok: Tensor | None) -> None:
+        """Take back the count of a step that was refused, for those that were not moved; `ok` as on
+        the device that counted it."""
+        still = [one for one, item in zip(held, items, strict=True) if not item.moved]
+        if self.resident is not None:
+            self.resident.take_back(still, ok)
+        elif still:
+            self._counts.up(still, -1)
+
     def _hold_all(self, groups: Groups, states: States) -> None:
         before = {id(one.state): one for one in self._held if one.state}
         device = device_of(groups, self._rules, self._options)
@@ -171,10 +180,10 @@ class _Counts:
         found = map(cast("Any", dict.get), self._states, itertools.repeat("step"))
         return all(map(operator.is_, found, self._steps))
 
-    def up(self, held: Sequence[Held]) -> list[float]:
+    def up(self, held: Sequence[Held], by: int = 1) -> list[float]:
         """One more for each of those; their counts."""
         if len(held) == len(self._steps):
-            return cast("list[float]", self._all.add_(1).tolist())
+            return cast("list[float]", self._all.add_(by).tolist())
         places = torch.tensor([one.line for one in held])
-        self._all[places] += 1
+        self._all[places] += by
         return cast("list[float]", self._all[places].tolist())

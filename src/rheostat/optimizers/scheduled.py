@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, SupportsFloat, cast
 
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import Schedule
+from rheostat.core.transform import Transform
 
 COUNTS = ("samples", "tokens", "epochs", "fraction")
 """The units of progress besides updates, as `consumed` takes them and groups count them."""
@@ -70,6 +71,15 @@ def at_counts(value: Any, counts: Mapping[str, Any], key: str = "") -> Any:
         raise InputError(f"{key}: at {counts[value.unit]:.10g} {value.unit}: {error}") from None
     written = counts.get(base_key(key), value.base)
     return found if written == value.base else found * (written / value.base)
+
+
+def at_start(rules: Iterable[Transform]) -> dict[str, Any]:
+    """The hyperparameters of all the rules, as they are where nothing has begun."""
+    return {
+        name: at_counts(value, START, name)
+        for rule in rules
+        for name, value in rule.hyperparameters.items()
+    }
 
 
 def check_owners(

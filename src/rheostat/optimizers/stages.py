@@ -17,6 +17,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.sharded import summed
 from rheostat.core.transform import Evaluate, Transform, square
 from rheostat.optimizers.closures import loss_of
+from rheostat.optimizers.guard import NonFinite, check_elsewhere
 from rheostat.optimizers.items import Item
 from rheostat.optimizers.kernels import Kernel
 from rheostat.optimizers.native import NativeKernel
@@ -28,16 +29,24 @@ PART = 1 << 16
 
 
 def run(
-    items: Sequence[Item], evaluate: Evaluate | None, loss: Any, squares: Tensor | None
+    items: Sequence[Item],
+    evaluate: Evaluate | None,
+    loss: Any,
+    squares: Tensor | None,
+    nonfinite: NonFinite,
 ) -> None:
     """Run every item's rule to its end and move its parameter.
 
     `evaluate` gives the closure's loss and gradients at displaced parameters; None where the step
     has no closure. `loss` is what it returned where they are. `squares` are the sums of squares of
-    the items' gradients, None where nobody has taken them. Raises InputError where a rule needs a
-    closure and there is none.
+    the items' gradients, None where nobody has taken them. `nonfinite` says what to do about
+    gradients elsewhere that are not finite.
+
+    Raises InputError where a rule needs a closure and there is none, LeftOut where the update must
+    be skipped, RheostatError under "raise"; all before any parameter has moved.
     """
-    _elsewhere(items, evaluate, loss)
+    if _elsewhere(items, evaluate, loss, nonfinite):
+        squares = None  # of gradients that rules do not work with any more
     waiting = _advance_all(items)
     while waiting:
         # Pieces that several rules share (what a policy's chain begins with) are one object, so
@@ -221,11 +230,21 @@ def share_scalars(
         group.update(known)
 
 
-def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> None:
-    """Let the first pieces that need the gradient at other points have it."""
-    for piece in _distinct(
-        items, lambda piece: piece.search is not None or piece.probe is not None
-    ):
+def share_all(
+    groups: Sequence[dict[str, Any]], rules: Sequence[Transform], items: Sequence[Item]
+) -> None:
+    """Scalars that these items wrote are those of all groups of their rules."""
+    for rule, group in {id(one.group): (one.rule, one.group) for one in items}.values():
+        share_scalars(groups, rules, rule, group)
+
+
+def _elsewhere(
+    items: Sequence[Item], evaluate: Evaluate | None, loss: Any, nonfinite: NonFinite
+) -> bool:
+    """Let the pieces that need the gradient at other points have it; says whether there are any."""
+    pieces = _distinct(items, lambda piece: piece.search is not None or piece.probe is not None)
+    settled: list[tuple[Sequence[Item], Mapping[str, float]]] = []
+    for piece in pieces:
         concerned = [item for item in items if any(p is piece for p in item.pieces)]
         if evaluate is None:
             raise InputError(
@@ -235,9 +254,15 @@ def _elsewhere(items: Sequence[Item], evaluate: Evaluate | None, loss: Any) -> N
             # The parameters of other rules stand still during the search; their turn is after.
             others = [item for item in items if item not in concerned]
             around = _around(evaluate, items, concerned, others)
-            _search(piece, concerned, around, loss_of(loss, items))
+            scalars = _search(piece, concerned, around, loss_of(loss, items))
+            settled.append((concerned, scalars))
         else:
             _probe(piece, concerned, items, evaluate)
+        found = [item.update for item in concerned]
+        check_elsewhere(piece.name, [item.name for item in concerned], found, nonfinite)
+    for concerned, scalars in settled:  # now that nothing can go wrong elsewhere
+        store(concerned, scalars)
+    return bool(pieces)
 
 
 def _around(
@@ -257,7 +282,9 @@ def _around(
     return inner
 
 
-def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate, loss: float) -> None:
+def _search(
+    piece: Transform, items: Sequence[Item], evaluate: Evaluate, loss: float
+) -> Mapping[str, float]:
     assert piece.search is not None
     updates, scalars = piece.search(
         [item.update for item in items],
@@ -269,7 +296,7 @@ def _search(piece: Transform, items: Sequence[Item], evaluate: Evaluate, loss: f
     )
     for item, update in zip(items, updates, strict=True):
         item.update = update
-    store(items, scalars)
+    return scalars
 
 
 def _probe(
@@ -293,6 +320,8 @@ def _probe(
         if id(item) in mine:
             item.update = gradient
             item.hyper.gradient = gradient
+            if item.pieces[0] is not piece:
+                item.measured = None  # not what the piece that comes first has measured
 
 
 def _distinct(items: Sequence[Item], wanted: Callable[[Transform], bool]) -> list[Transform]:

@@ -32,6 +32,7 @@ SHARED: Mapping[str, Any] = {
     "given": "{}",
     "growth": 1.0,
     "phase": 0,
+    "received": (),
     "evaluating": False,
     "mode": "eager",
 }

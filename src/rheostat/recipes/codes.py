@@ -29,7 +29,7 @@ CODES: Mapping[str, Code] = {
     "RH009": Code("error", "A warm-up that is longer than the run"),
     "RH010": Code("warning", "A restart in the last part of the run"),
     "RH011": Code("warning", "bfloat16 weights that small updates do not move", model=True),
-    "RH012": Code("warning", "Accumulation, and a rule that looks at the loss elsewhere"),
+    "RH012": Code("error", "Accumulation, and a rule that looks at the loss elsewhere"),
     "RH013": Code("warning", "Two weight decays in one chain"),
     "RH014": Code("warning", "An average that begins after the run"),
     "RH015": Code("warning", "A precision that has nothing to act on", model=True),

@@ -261,8 +261,8 @@ def _accumulated_probe(look: Look) -> Found:
             yield (
                 place,
                 (
-                    f"{piece.name} takes the gradient elsewhere for the last of {count} batches "
-                    "alone; let the closure run over all of them, with accumulate: 1"
+                    f"{piece.name} would take the gradient elsewhere for the last of {count} "
+                    "batches alone; let the closure run over all of them, with accumulate: 1"
                 ),
             )
 

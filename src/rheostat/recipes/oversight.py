@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,24 +102,29 @@ class Oversight:
             self._looked = True
             self.monitor.before_step()
             return
-        held = [p for group in loop.param_groups for p in group["params"] if p.grad is not None]
-        grads = [cast("Tensor", param.grad) for param in held]
+        params = [param for group in loop.param_groups for param in group["params"]]
+        grads = [param.grad for param in params]
         if self._noise:
-            self._squares.append(squares(grads).sum().item())
+            own = [grad for grad in grads if grad is not None]
+            self._squares.append(squares(own).sum().item())
         if loop.param_groups[0]["phase"] + 1 < count:
             return
         # What the update will be made of; the loop adds this last gradient to the average itself.
-        for param, grad in zip(held, grads, strict=True):
-            if param in loop.state:
-                param.grad = loop.state[param]["accumulated"] + grad / count
+        names = (name for group in loop.param_groups for name in group["param_names"])
+        received = {name for group in loop.param_groups for name in group["received"]}
+        for name, param, grad in zip(names, params, grads, strict=True):
+            if param in loop.state and (grad is not None or name in received):
+                so_far = loop.state[param]["accumulated"]
+                mean = so_far if grad is None else so_far + grad / count
+                param.grad = mean.to(param.dtype)
         self._looked = True
         self.monitor.before_step()
         if self._noise:
-            averages = [cast("Tensor", param.grad) for param in held]
+            averages = [param.grad for param in params if param.grad is not None]
             self._reported["large_square"] = squares(averages).sum().item()
             self._reported["small_square"] = sum(self._squares) / count
             self._squares = []
-        for param, grad in zip(held, grads, strict=True):
+        for param, grad in zip(params, grads, strict=True):
             param.grad = grad
 
     @property

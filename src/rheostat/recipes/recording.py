@@ -8,9 +8,9 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
+from rheostat.optimizers.accumulating import ACCUMULATING
 from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.followed import Followed
-from rheostat.optimizers.items import ACCUMULATING
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
