@@ -190,13 +190,43 @@ def test_training_that_slows_down_as_it_does_is_no_harm_of_a_trial() -> None:
     trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
     for loss in losses[96:]:
         trial.add(loss, still=True)
-    expected, _, z = trial.forecast()
-    assert expected < 0
-    assert z < -Terms().harm
+    expected, found, z = trial.forecast()
+    assert expected == pytest.approx(found, rel=0.1), "what decides is the line through logarithms"
+    assert abs(z) < 3
     assert abs(trial.harm) < 3
-    assert replace(trial, logarithms=None).harm == -z
+    straight = replace(trial, logarithms=None)
+    assert straight.forecast()[0] < 0
+    assert straight.harm == -straight.forecast()[2] > Terms().harm
     doubled = replace(trial, after=[2 * loss for loss in trial.after])
     assert doubled.harm > Terms().harm, "what is worse by both is harm"
+
+
+def test_a_trial_that_helps_is_kept_where_training_slows_down() -> None:
+    def slowing(step: int) -> float:
+        return 4 * math.exp(-step / 40) * flat(step) * (0.8 if step > 104 else 1)
+
+    accounts, hands = _tried(slowing)
+    kept = next(a for a in accounts if a.verdict in ("kept", "undone"))
+    assert kept.verdict == "kept"
+    assert 0 < kept.evidence["found"] < kept.evidence["forecast"]
+    assert f"{kept.evidence['forecast']:.4g} was forecast" in kept.reason
+    assert hands.factor() == 0.25
+    accounts, _ = _tried(lambda step: slowing(step) / (0.8 if step > 104 else 1))
+    assert abs(next(a for a in accounts if a.verdict == "undone").evidence["z"]) < 1
+
+
+def test_a_forecast_below_zero_decides_nothing_where_losses_are_positive() -> None:
+    # A straight line down to 0.04, and from there on it creeps: 0 is as far as it could go.
+    noise = random.Random(3)
+    losses = [1 - 0.01 * i + noise.gauss(0, 0.001) for i in range(96)]
+    line, logs = Line.through(losses), Line.through([math.log(loss) for loss in losses])
+    assert line.width < logs.width * math.exp(logs.level), "it lies nearer"
+    trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
+    for _ in range(24):
+        trial.add(0.03 + noise.gauss(0, 0.001), still=True)
+    expected, _, z = trial.forecast()
+    assert expected > 0
+    assert z > 0
 
 
 def test_few_trials_without_effect_are_kept() -> None:
