@@ -97,11 +97,12 @@ def test_the_cooldown_gives_way_to_a_higher_priority_alone() -> None:
         (scale(4.0), "too few losses"),
         (Limit(norm=math.nan, reason="r"), "would skip every update"),
         (Grow(factor=0.5, reason="r"), "a bound is reached"),
-        (Move(hyperparameter="lr", to=2.0, reason="r"), "no share"),
+        (Move(hyperparameter="lr", to=0.5, reason="r"), "lr is no share"),
+        (Move(hyperparameter="blend", to=2.0, reason="r"), "blend is no share between 0 and 1"),
     ],
 )
 def test_what_is_refused_says_why(decision: Decision, why: str) -> None:
-    hands = Paper(lr=0.1)
+    hands = Paper(lr=0.1, blend=0.0)
     (account,) = drive(Regime([scripted("c", {3: decision})]), hands, 3)
     assert account.verdict == "refused"
     assert why in account.reason

@@ -108,7 +108,7 @@ def granted(
     """What of a decision may be done with what is `left` of the budget, and, where that is less
     than was asked for, how much, in words.
 
-    Raises Refused where it is nothing.
+    Raises Refused where it is nothing, and InputError for a share that the hands say is none.
     """
     match decision:
         case Scale():
@@ -124,7 +124,11 @@ def granted(
             given = math.copysign(min(abs(room), left), room)
             return _as_given(decision, asked, given, terms)
         case Move():
-            return _slow_enough(decision, check_group(decision, hands), terms)
+            shares = check_group(decision, hands)
+            for group in hands.planned(decision.hyperparameter):
+                if decision.group in (None, group):
+                    hands.check_share(decision.hyperparameter, group)
+            return _slow_enough(decision, shares, terms)
         case Limit(norm=norm):
             if not norm > 0:
                 raise Refused(f"a limit of {norm:g} would skip every update")
