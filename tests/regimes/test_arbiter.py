@@ -278,6 +278,33 @@ def test_a_limit_that_skips_too_much_is_lifted() -> None:
     assert "20 updates were skipped in a row" in accounts[-1].reason
 
 
+def test_limits_do_not_stop_all_updates() -> None:
+    limit = Limit(norm=1e-9, reason="r")
+    hands = Paper(lr=0.1)
+    regime = Regime([scripted("c", dict.fromkeys(range(1, 301), limit))])
+    skipped = 0
+    accounts: list[Account] = []
+    for step in range(300):
+        bound = next((said[1] for said in reversed(hands.said) if said[0] == "limit"), math.inf)
+        skipped += bound < 1.0
+        accounts += regime.after(Now(step, bound > 1.0, 1.0, reason="above the limit"), hands)
+    assert skipped <= 3 * 20 + 1
+    lifted = [a.at for a in accounts if a.who == "arbiter" and a.outcome is None]
+    again = [a.at for a in accounts if a.verdict == "accepted" and a.at > lifted[0]]
+    assert again[0] - lifted[0] == 2 * Terms().cooldown
+    told = [a.reason for a in accounts if a.verdict == "refused"]
+    assert "limits skipped too much, 1 in a row; 40 steps of wait" in told[0]
+
+
+def test_a_limit_that_is_taken_back_by_who_asked_for_it_counts_no_more() -> None:
+    limit, lift = Limit(norm=1e-9, reason="r"), Limit(norm=math.inf, reason="r")
+    regime = Regime([scripted("c", {1: limit, 70: limit, 75: lift, 76: limit})])
+    hands = Paper(lr=0.1)
+    for step in range(76):
+        regime.after(Now(step, step > 25, 1.0), hands)
+    assert [norm for _, norm in hands.said] == [1e-9, math.inf, 1e-9, math.inf, 1e-9]
+
+
 def test_settings_that_mean_nothing_are_refused() -> None:
     for make in (
         lambda: Bounds(floor=2.0),

@@ -38,7 +38,8 @@ class Terms:
         rollbacks: in all, at most.
         share_rate: of a share, in one update, at most.
         deaf: updates without its signals after which a controller's parts are taken back.
-        skips: updates that a limit may skip in a row; then it is lifted.
+        skips: updates that a limit may skip in a row; then it is lifted, and another is refused
+            for twice the cooldown, which doubles with each that skips too much.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
