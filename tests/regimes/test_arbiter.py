@@ -48,6 +48,14 @@ def test_a_factor_on_a_momentum_is_told_in_its_value() -> None:
     assert outcome.after == pytest.approx(1.0, abs=0.02)
 
 
+def test_what_is_granted_whole_is_not_said_to_be_bounded() -> None:
+    script: Script = {3 + 30 * k: scale(1.25) for k in range(9)}
+    accounts = drive(Regime([scripted("c", script)]), Paper(lr=0.1), 250)
+    asked = [a for a in accounts if a.outcome is None]
+    assert [a.verdict for a in asked] == ["accepted"] * 9
+    assert all(a.done is not None and a.done["factor"] == 1.25 for a in asked)
+
+
 def test_the_schedule_is_multiplied_never_overwritten() -> None:
     hands = Paper(lr=0.1)
     regime = Regime([scripted("c", {3: scale(0.6)})])

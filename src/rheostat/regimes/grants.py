@@ -172,7 +172,7 @@ def _as_given(
         raise Refused(
             "it lies within the deadband" if abs(asked) < terms.deadband else "a bound is reached"
         )
-    if given == asked:
+    if math.isclose(given, asked, rel_tol=1e-9):  # the room is a difference, and rounded
         return decision, ""
     factor = 2.0**given
     return replace(decision, factor=factor), f"; bounded to a factor of {factor:.4g}"
