@@ -76,6 +76,18 @@ def test_after_it_the_learning_rate_backs_off_and_returns_gradually() -> None:
     assert seen[-1] == 1.0
 
 
+def test_the_return_tells_where_it_leads_and_leaves_what_others_changed() -> None:
+    hands = Paper(lr=0.1)
+    script: Script = {30: scale(1.5), 60: RollBack(reason="r")}
+    care = Care(every=10, survive=5, wait=0)
+    accounts = drive(Regime([scripted("c", script)], care=care), hands, 200)
+    eased = next(a for a in accounts if a.done is not None and a.done["kind"] == "ease")
+    assert (eased.who, eased.hyperparameter) == ("safeguard", "lr")
+    assert eased.before == pytest.approx(0.1 * 1.5 / 8)
+    assert eased.after == pytest.approx(0.15)
+    assert hands.factor() == pytest.approx(1.5)
+
+
 def test_divergence_is_seen_by_the_trend() -> None:
     faults: dict[int, str | float] = dict.fromkeys(range(200, 206), 100.0)
     run = Loop(guarded(), faults=faults).run(500)

@@ -114,12 +114,14 @@ class Knobs:
             if part.who == who and part.group is None
         }
 
-    def goal(self, hyperparameter: str, group: int | None) -> float:
-        """Where a group's factor is going, in octaves; None is any without a part of its own."""
+    def goal(self, hyperparameter: str, group: int | None, *, eased: bool = False) -> float:
+        """Where a group's factor is going, in octaves; None is any without a part of its own.
+        `eased`: once the parts that are being taken back are gone."""
         total = math.fsum(
             part.octaves
             for part in self._parts
             if part.hyperparameter == hyperparameter and part.group in (None, group)
+            if not (eased and part.easing)
         )
         return self.bounds.clamp(hyperparameter, total)
 

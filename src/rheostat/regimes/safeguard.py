@@ -298,7 +298,8 @@ class Safeguard:
     ) -> None:
         """Do it, and have it in the book."""
         self.actuator.carry_out(SAFEGUARD, act, at, hands)
-        self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject)
+        values = self.actuator.way(subject, hands) if subject else None
+        self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject, values=values)
 
     def _return_gradually(self, since: str, at: int, hands: Hands) -> None:
         self._back_at = -1

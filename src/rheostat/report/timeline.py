@@ -268,7 +268,7 @@ def _words(act: Mapping[str, Any]) -> str:
         case "leave_out":
             return f"batch {act['position']}"
         case "ease":
-            return "back to the plan"
+            return f"{act['who']}'s part back to 1" if act.get("who") else "back to the plan"
         case _:
             return ""
 
