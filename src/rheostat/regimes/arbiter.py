@@ -27,7 +27,7 @@ class Arbiter:
 
     Attributes:
         spent: octaves of the budget.
-        stood_down: whether the budget is spent, and all is being taken back.
+        stood_down: whether the budget is spent, and all that controllers did is being taken back.
         trial: the one that is under way.
     """
 
@@ -73,14 +73,15 @@ class Arbiter:
             self._stand_down(at, hands)
 
     def _grant(self, asked: Asked, at: int, hands: Hands) -> None:
-        done, less = granted(asked.decision, self.terms, self.left, self.actuator, at, hands)
+        left = self.left if asked.pays else math.inf
+        done, less = granted(asked.decision, self.terms, left, self.actuator, at, hands)
         line = self._forecast(asked, done)
         values = self._values(done, hands)
         self._give_way(asked, at, hands)
         if isinstance(done, Limit) and done.norm == math.inf and self.actuator.limit < math.inf:
             self._failed.pop(_LIMITS, None)
         self.actuator.carry_out(asked.who, done, at, hands)
-        self.spent += cost(done)
+        self.spent += cost(done) if asked.pays else 0.0
         self._held[asked.subject] = (at, asked.priority)
         number = self.book.tell(
             asked.who,
@@ -102,7 +103,7 @@ class Arbiter:
         subject, urgent = asked.subject, asked.priority >= SAFETY
         if asked.decision.kind in ("stop", "roll_back"):
             return
-        if self.stood_down:
+        if self.stood_down and asked.pays:
             raise Refused("the regime has stood down")
         if self.trial is not None and subject == self.trial.hyperparameter and not urgent:
             raise Refused(f"a trial of {subject} is under way")

@@ -10,6 +10,7 @@ import annotated_types as at
 
 from rheostat.core.controller import Decision, Grow, Limit, Move, Restart, RollBack, Scale
 from rheostat.core.hyper import Count, NonNegative, Steps, check_arguments
+from rheostat.regimes.account import SAFEGUARD
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.hands import Hands
 from rheostat.regimes.knobs import Bounds
@@ -33,7 +34,8 @@ class Terms:
         window: losses that a trial takes.
         convinced: standard errors by which a trial's loss must lie below the forecast.
         harm: standard errors above it from which a failed trial is rolled back.
-        budget: octaves of changes in all; a restart counts as one. Then the regime stands down.
+        budget: octaves of the controllers' changes in all; a restart counts as one. Then they stand
+            down. The safeguard's smaller steps are neither paid from it nor end with it.
         growth: of the batch, at most.
         rollbacks: in all, at most.
         share_rate: of a share, in one update, at most.
@@ -75,6 +77,11 @@ class Asked:
     def subject(self) -> str:
         """What it changes: a hyperparameter, or what its kind is about."""
         return getattr(self.decision, "hyperparameter", self.decision.kind)
+
+    @property
+    def pays(self) -> bool:
+        """Whether the budget is for it, as for whatever controllers do."""
+        return self.who != SAFEGUARD
 
     def overlaps(self, other: Asked) -> bool:
         """Whether both are about the same param group."""

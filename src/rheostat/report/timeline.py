@@ -17,7 +17,7 @@ from rheostat.core.durable import JsonObject
 from rheostat.core.errors import InputError
 from rheostat.record.log import Event
 from rheostat.record.run import LOG_NAME, RESUME, RunRecord
-from rheostat.regimes.account import Account, Outcome, Verdict
+from rheostat.regimes.account import SAFEGUARD, Account, Outcome, Verdict
 from rheostat.regimes.grants import Terms, cost
 
 DECISION = "decision"
@@ -156,7 +156,11 @@ def summary(entries: Iterable[Entry]) -> Summary:
     done = [account for account in accounts if account.done is not None]
     return Summary(
         verdicts={name: counts[name] for name in VERDICTS},
-        octaves=sum(_spent(account) for account in done if account.asked is not None),
+        octaves=sum(
+            _spent(account)
+            for account in done
+            if account.asked is not None and account.who != SAFEGUARD
+        ),
         rollbacks=sum(not a.dry and (a.done or {})["kind"] == "roll_back" for a in done),
         dry=any(account.dry for account in accounts),
     )
