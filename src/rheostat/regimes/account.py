@@ -10,7 +10,6 @@ from rheostat.core import controller
 from rheostat.core.controller import Decision, Request, spelled
 from rheostat.core.errors import InputError
 
-
 SAFEGUARD = "safeguard"
 """Who it is in accounts, and whose part it is in factors."""
 

@@ -132,11 +132,7 @@ def granted(
             given = math.copysign(min(abs(room), left), room)
             return _as_given(decision, asked, given, terms)
         case Move():
-            shares = check_group(decision, hands)
-            for group in hands.planned(decision.hyperparameter):
-                if decision.group in (None, group):
-                    hands.check_share(decision.hyperparameter, group)
-            return _slow_enough(decision, shares, terms)
+            return _slow_enough(decision, terms, hands)
         case Limit(norm=norm):
             if not norm > 0:
                 raise Refused(f"a limit of {norm:g} would skip every update")
@@ -185,7 +181,11 @@ def _as_given(
     return replace(decision, factor=factor), f"; bounded to a factor of {factor:.4g}"
 
 
-def _slow_enough(decision: Move, shares: list[float], terms: Terms) -> tuple[Move, str]:
+def _slow_enough(decision: Move, terms: Terms, hands: Hands) -> tuple[Move, str]:
+    shares = check_group(decision, hands)
+    for group in hands.planned(decision.hyperparameter):
+        if decision.group in (None, group):
+            hands.check_share(decision.hyperparameter, group)
     if any(not 0 <= share <= 1 for share in (decision.to, *shares)):
         raise Refused(f"{decision.hyperparameter} is no share between 0 and 1")
     far = max(abs(decision.to - share) for share in shares)

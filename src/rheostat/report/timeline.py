@@ -68,6 +68,12 @@ class Entry:
     account: Account | None = None
 
     @property
+    def until(self) -> int:
+        """The last batch that it is about: of updates in a row that were skipped, that of the last;
+        else `batch`."""
+        return self.batch + self.times - 1 if self.verdict == "skipped" else self.batch
+
+    @property
     def moved(self) -> float:
         """The relative change of the loss, NaN where it is not known."""
         if self.outcome is None or not self.outcome.before:
