@@ -123,8 +123,8 @@ def loss_significance(
             memory["t"] = _significance(means) if len(means) >= _LEAST else None
         return math.nan if memory["t"] is None else memory["t"]
 
-    memory = {"sum": 0.0, "count": 0, "means": [], "t": None}
-    return Signal(measure, unit="standard errors", cost=FREE, every=every, memory=memory)
+    start: Memory = {"sum": 0.0, "count": 0, "means": [], "t": None}
+    return Signal(measure, unit="standard errors", cost=FREE, every=every, memory=start)
 
 
 def _significance(values: Sequence[float]) -> float | None:
