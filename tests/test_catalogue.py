@@ -105,6 +105,8 @@ def test_a_card_says_everything(rheostat: Command) -> None:
     assert "any number of threads" in rheostat("show", "adamw")[1]
     assert "a closure" in rheostat("show", "lbfgs")[1]
     assert "peak" in rheostat("show", "cosine")[1]
+    assert "Cost\n  One read of the gradients." in rheostat("show", "gradient_norm")[1]
+    assert json.loads(rheostat("show", "gradient_norm", "--json")[1])["cost"]
     assert "fused = None" in rheostat("show", "torch/AdamW")[1]
 
 

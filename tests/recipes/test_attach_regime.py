@@ -44,8 +44,8 @@ from rheostat.record.run import RunRecord
 KINDS = {
     "lr": Scale(hyperparameter="lr", factor=0.5, reason="half"),
     "momentum": Scale(hyperparameter="momentum", factor=2.0, reason="forget twice as fast"),
-    "share": Move(hyperparameter="weight_decay", to=0.25, over=5, reason="move"),
-    "owned": Move(hyperparameter="lr", to=0.5, over=8, reason="move"),
+    "share": Move(hyperparameter="blend", to=0.25, over=5, reason="move"),
+    "rate": Move(hyperparameter="lr", to=0.5, over=8, reason="move"),
     "limit": Limit(norm=1e-6, reason="skip all"),
     "restart": Restart(state="reset", reason="again"),
     "grow": Grow(factor=2.0, reason="less noise"),
@@ -72,7 +72,7 @@ def asks_once(kind: str, at: int) -> Controller:
         memory["seen"] = memory.get("seen", 0) + 1
         return KINDS[kind] if memory["seen"] == at else None
 
-    acts_on = {"lr": "lr", "owned": "lr", "momentum": "momentum", "share": "weight_decay"}
+    acts_on = {"lr": "lr", "rate": "lr", "momentum": "momentum", "share": "blend"}
     return Controller(
         decide,
         acts_on=(acts_on[kind],) if kind in acts_on else (),
@@ -286,12 +286,33 @@ def test_momentum_stands_for_the_first_beta(tmp_path: Path) -> None:
     assert group["factors"]["momentum"] == pytest.approx(2.0)
 
 
-def test_a_share_moves_and_a_scheduled_one_does_not(tmp_path: Path) -> None:
-    run = quiet(once("share", weight_decay=0.05), tmp_path / "free")
-    assert run.optimizer.param_groups[0]["weight_decay"] == 0.25
-    recipe = once("owned", lr={"schedule": "cosine", "peak": 1e-2})
-    with pytest.raises(InputError, match=r"a schedule owns lr"):
-        quiet(recipe, tmp_path / "owned")
+def _blended(kind: str, blend: Any) -> dict[str, Any]:
+    both = {"transform": "blend", "first": ["scale_by_adam"], "second": ["scale_by_signum"]}
+    regime = [{"controller": "asks_once", "kind": kind, "at": 5}]
+    return {"chain": [{**both, "blend": blend}], "lr": 1e-3, "regime": regime}
+
+
+def test_a_share_moves(tmp_path: Path) -> None:
+    run = quiet(_blended("share", 0.05), tmp_path)
+    assert run.optimizer.param_groups[0]["blend"] == 0.25
+    assert verdicts(tmp_path)[0][0] == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("kind", "blend", "why"),
+    [
+        ("share", {"schedule": "linear", "peak": 1.0}, "a schedule owns blend"),
+        ("rate", 0.0, r"lr is no share: no piece of the rule gives it the range [0, 1]"),
+    ],
+)
+def test_what_is_no_share_or_has_a_schedule_is_not_moved(
+    kind: str, blend: Any, why: str, tmp_path: Path
+) -> None:
+    run = quiet(_blended(kind, blend), tmp_path)
+    (told,) = [e for e in RunRecord.read(tmp_path).events if e.kind == "decision"]
+    assert told.fields["verdict"] == "refused"
+    assert why in told.fields["reason"]
+    assert run.optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def test_a_limit_skips_and_is_lifted_again(tmp_path: Path) -> None:

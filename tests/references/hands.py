@@ -11,6 +11,7 @@ import torch
 from tests.references.problems import batches, loss_of, network
 
 from rheostat.core.controller import Now, scaled
+from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
 from rheostat.regimes.regime import Regime
 from rheostat.regimes.replay import Replay
@@ -36,6 +37,10 @@ class Paper:
 
     def factor(self, hyperparameter: str = "lr", group: int = 0) -> float:
         return self.factors.get((hyperparameter, group), 1.0)
+
+    def check_share(self, hyperparameter: str, group: int) -> None:
+        if hyperparameter != "blend":
+            raise InputError(f"{hyperparameter} is no share")
 
     def move(self, hyperparameter: str, group: int, value: float) -> None:
         self.plan[hyperparameter][group] = value
@@ -155,6 +160,9 @@ class Loop:
 
     def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:
         self.factors[hyperparameter] = factor
+
+    def check_share(self, hyperparameter: str, group: int) -> None:
+        raise InputError(f"{hyperparameter} is no share")
 
     def move(self, hyperparameter: str, group: int, value: float) -> None:
         raise AssertionError("nothing here is a share")

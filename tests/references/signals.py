@@ -68,15 +68,18 @@ def slope(losses: Sequence[float], fast: float, slow: float) -> float:
     return float((a - b) @ np.array(losses) / ((b - a) @ ages))
 
 
-def significance(losses: Sequence[float], fast: float, slow: float) -> float:
-    """The slope over its standard error."""
-    if len(losses) < 2:
+def significance(losses: Sequence[float], window: int) -> float:
+    """The t of the line through the means of the last 20 full blocks."""
+    length = window // 20
+    full = len(losses) // length
+    means = np.array(losses[: full * length]).reshape(full, length).mean(1)[-20:]
+    n = len(means)
+    if n < 10:
         return math.nan
-    ages = np.arange(len(losses))[::-1]
-    a, b = (np.exp(-ages / span) / np.exp(-ages / span).sum() for span in (fast, slow))
-    noise, _ = weighted((np.diff(losses) ** 2 / 2).tolist(), slow)
-    error = math.sqrt(noise * float(((a - b) ** 2).sum())) / float((b - a) @ ages)
-    return slope(losses, fast, slow) / error
+    places = np.arange(n) - (n - 1) / 2
+    rate = float(places @ means / (places @ places))
+    rests = means - means.mean() - rate * places
+    return rate / math.sqrt(float(rests @ rests) / (n - 2) / float(places @ places))
 
 
 def spike(norms: Sequence[float], window: int, least: int, floor: float) -> float:
@@ -113,7 +116,7 @@ DEFINITIONS: dict[str, Callable[[Sequence[Step]], float]] = {
     "loss_fast": lambda s: weighted(_losses(s), 20)[0],
     "loss_slow": lambda s: weighted(_losses(s), 200)[0],
     "loss_slope": lambda s: slope(_losses(s), 20, 200),
-    "loss_significance": lambda s: significance(_losses(s), 20, 200),
+    "loss_significance": lambda s: significance(_losses(s), 200),
     "gradient_norm": lambda s: _norms(s)[-1],
     "gradient_variance": lambda s: weighted(_norms(s), 100)[1],
     "gradient_spike": lambda s: spike(_norms(s), 100, 20, 0.01),

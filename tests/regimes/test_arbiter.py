@@ -48,6 +48,14 @@ def test_a_factor_on_a_momentum_is_told_in_its_value() -> None:
     assert outcome.after == pytest.approx(1.0, abs=0.02)
 
 
+def test_what_is_granted_whole_is_not_said_to_be_bounded() -> None:
+    script: Script = {3 + 30 * k: scale(1.25) for k in range(9)}
+    accounts = drive(Regime([scripted("c", script)]), Paper(lr=0.1), 250)
+    asked = [a for a in accounts if a.outcome is None]
+    assert [a.verdict for a in asked] == ["accepted"] * 9
+    assert all(a.done is not None and a.done["factor"] == 1.25 for a in asked)
+
+
 def test_the_schedule_is_multiplied_never_overwritten() -> None:
     hands = Paper(lr=0.1)
     regime = Regime([scripted("c", {3: scale(0.6)})])
@@ -97,11 +105,12 @@ def test_the_cooldown_gives_way_to_a_higher_priority_alone() -> None:
         (scale(4.0), "too few losses"),
         (Limit(norm=math.nan, reason="r"), "would skip every update"),
         (Grow(factor=0.5, reason="r"), "a bound is reached"),
-        (Move(hyperparameter="lr", to=2.0, reason="r"), "no share"),
+        (Move(hyperparameter="lr", to=0.5, reason="r"), "lr is no share"),
+        (Move(hyperparameter="blend", to=2.0, reason="r"), "blend is no share between 0 and 1"),
     ],
 )
 def test_what_is_refused_says_why(decision: Decision, why: str) -> None:
-    hands = Paper(lr=0.1)
+    hands = Paper(lr=0.1, blend=0.0)
     (account,) = drive(Regime([scripted("c", {3: decision})]), hands, 3)
     assert account.verdict == "refused"
     assert why in account.reason
@@ -190,13 +199,43 @@ def test_training_that_slows_down_as_it_does_is_no_harm_of_a_trial() -> None:
     trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
     for loss in losses[96:]:
         trial.add(loss, still=True)
-    expected, _, z = trial.forecast()
-    assert expected < 0
-    assert z < -Terms().harm
+    expected, found, z = trial.forecast()
+    assert expected == pytest.approx(found, rel=0.1), "what decides is the line through logarithms"
+    assert abs(z) < 3
     assert abs(trial.harm) < 3
-    assert replace(trial, logarithms=None).harm == -z
+    straight = replace(trial, logarithms=None)
+    assert straight.forecast()[0] < 0
+    assert straight.harm == -straight.forecast()[2] > Terms().harm
     doubled = replace(trial, after=[2 * loss for loss in trial.after])
     assert doubled.harm > Terms().harm, "what is worse by both is harm"
+
+
+def test_a_trial_that_helps_is_kept_where_training_slows_down() -> None:
+    def slowing(step: int) -> float:
+        return 4 * math.exp(-step / 40) * flat(step) * (0.8 if step > 104 else 1)
+
+    accounts, hands = _tried(slowing)
+    kept = next(a for a in accounts if a.verdict in ("kept", "undone"))
+    assert kept.verdict == "kept"
+    assert 0 < kept.evidence["found"] < kept.evidence["forecast"]
+    assert f"{kept.evidence['forecast']:.4g} was forecast" in kept.reason
+    assert hands.factor() == 0.25
+    accounts, _ = _tried(lambda step: slowing(step) / (0.8 if step > 104 else 1))
+    assert abs(next(a for a in accounts if a.verdict == "undone").evidence["z"]) < 1
+
+
+def test_a_forecast_below_zero_decides_nothing_where_losses_are_positive() -> None:
+    # A straight line down to 0.04, and from there on it creeps: 0 is as far as it could go.
+    noise = random.Random(3)
+    losses = [1 - 0.01 * i + noise.gauss(0, 0.001) for i in range(96)]
+    line, logs = Line.through(losses), Line.through([math.log(loss) for loss in losses])
+    assert line.width < logs.width * math.exp(logs.level), "it lies nearer"
+    trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
+    for _ in range(24):
+        trial.add(0.03 + noise.gauss(0, 0.001), still=True)
+    expected, _, z = trial.forecast()
+    assert expected > 0
+    assert z > 0
 
 
 def test_few_trials_without_effect_are_kept() -> None:
@@ -245,6 +284,33 @@ def test_a_limit_that_skips_too_much_is_lifted() -> None:
         accounts += regime.after(Now(step, False, 1.0, reason="above the limit"), hands)
     assert hands.said == [("limit", 1e-9), ("limit", math.inf)]
     assert "20 updates were skipped in a row" in accounts[-1].reason
+
+
+def test_limits_do_not_stop_all_updates() -> None:
+    limit = Limit(norm=1e-9, reason="r")
+    hands = Paper(lr=0.1)
+    regime = Regime([scripted("c", dict.fromkeys(range(1, 301), limit))])
+    skipped = 0
+    accounts: list[Account] = []
+    for step in range(300):
+        bound = next((said[1] for said in reversed(hands.said) if said[0] == "limit"), math.inf)
+        skipped += bound < 1.0
+        accounts += regime.after(Now(step, bound > 1.0, 1.0, reason="above the limit"), hands)
+    assert skipped <= 3 * 20 + 1
+    lifted = [a.at for a in accounts if a.who == "arbiter" and a.outcome is None]
+    again = [a.at for a in accounts if a.verdict == "accepted" and a.at > lifted[0]]
+    assert again[0] - lifted[0] == 2 * Terms().cooldown
+    told = [a.reason for a in accounts if a.verdict == "refused"]
+    assert "limits skipped too much, 1 in a row; 40 steps of wait" in told[0]
+
+
+def test_a_limit_that_is_taken_back_by_who_asked_for_it_counts_no_more() -> None:
+    limit, lift = Limit(norm=1e-9, reason="r"), Limit(norm=math.inf, reason="r")
+    regime = Regime([scripted("c", {1: limit, 70: limit, 75: lift, 76: limit})])
+    hands = Paper(lr=0.1)
+    for step in range(76):
+        regime.after(Now(step, step > 25, 1.0), hands)
+    assert [norm for _, norm in hands.said] == [1e-9, math.inf, 1e-9, math.inf, 1e-9]
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:

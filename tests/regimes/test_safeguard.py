@@ -76,6 +76,49 @@ def test_after_it_the_learning_rate_backs_off_and_returns_gradually() -> None:
     assert seen[-1] == 1.0
 
 
+def test_the_return_tells_where_it_leads_and_leaves_what_others_changed() -> None:
+    hands = Paper(lr=0.1)
+    script: Script = {30: scale(1.5), 60: RollBack(reason="r")}
+    care = Care(every=10, survive=5, wait=0)
+    accounts = drive(Regime([scripted("c", script)], care=care), hands, 200)
+    eased = next(a for a in accounts if a.done is not None and a.done["kind"] == "ease")
+    assert (eased.who, eased.hyperparameter) == ("safeguard", "lr")
+    assert eased.before == pytest.approx(0.1 * 1.5 / 8)
+    assert eased.after == pytest.approx(0.15)
+    assert hands.factor() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("spent_by", ["nobody", "a controller"])
+def test_smaller_steps_are_neither_paid_from_the_budget_nor_end_with_it(spent_by: str) -> None:
+    hands = Paper(lr=0.1)
+    script: Script = {60: RollBack(reason="r")}
+    if spent_by == "a controller":
+        script[30] = scale(0.5)
+    terms = Terms(budget=1.0 if spent_by == "a controller" else 2.0)
+    regime = Regime([scripted("c", script, priority=100)], terms, Care(every=10, survive=5, wait=0))
+    accounts = drive(regime, hands, 59)
+    assert regime.arbiter.stood_down is (spent_by == "a controller")
+    accounts = drive(regime, hands, 20)
+    smaller = next(a for a in accounts if a.who == "safeguard" and a.asked is not None)
+    assert (smaller.verdict, (smaller.done or {})["factor"]) == ("accepted", 1 / 8)
+    assert regime.actuator.knobs.part("safeguard", "lr") == -3.0, "it stands while it is to hold"
+    assert regime.arbiter.spent == (1.0 if spent_by == "a controller" else 0.0)
+    drive(regime, hands, 150)
+    assert hands.factor() == 1.0
+
+
+def test_the_safeguard_keeps_its_part_when_controllers_stand_down() -> None:
+    hands = Paper(lr=0.1)
+    script: Script = {60: RollBack(reason="r"), 65: scale(0.5, "momentum")}
+    hands.plan["momentum"] = {0: 0.9}
+    care = Care(every=10, survive=5, wait=0, hold=40)
+    regime = Regime([scripted("c", script, priority=100)], Terms(budget=1.0), care)
+    drive(regime, hands, 80)
+    assert regime.arbiter.stood_down
+    assert hands.factor() == 1 / 8
+    assert regime.actuator.knobs.part("c", "momentum") > -1.0
+
+
 def test_divergence_is_seen_by_the_trend() -> None:
     faults: dict[int, str | float] = dict.fromkeys(range(200, 206), 100.0)
     run = Loop(guarded(), faults=faults).run(500)

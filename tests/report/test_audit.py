@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,17 @@ def test_filters(entries: list[Entry], asked: Filter, batches: list[int]) -> Non
     assert bool(asked) == (len(batches) < len(entries))
 
 
+def test_updates_that_were_skipped_in_a_row_are_found_by_any_of_their_batches(
+    entries: list[Entry],
+) -> None:
+    skipped = next(entry for entry in entries if entry.verdict == "skipped")
+    five = replace(skipped, times=5)
+    found = {at for at in range(80, 100) if Filter(first=at, last=at).chosen([five])}
+    assert found == {90, 91, 92, 93, 94}
+    refused = next(entry for entry in entries if entry.times == 14)
+    assert Filter(first=71).chosen([refused]) == [], "the others are not in a row"
+
+
 def test_what_is_left_out_is_said(run: RunRecord, entries: list[Entry]) -> None:
     told = lines(run, entries, Filter(who=("plateau",)).chosen(entries))
     assert "2 of 11 entries shown" in told
@@ -104,6 +116,8 @@ def test_what_is_left_out_is_said(run: RunRecord, entries: list[Entry]) -> None:
 
 def test_a_name_that_nobody_has_is_refused_with_the_nearest(entries: list[Entry]) -> None:
     for asked, words in (
+        (Filter(first=300, last=10), "--from 300: should be at most --to, which is 10"),
+        (Filter(who=("zzz",)), "none; known are: arbiter, loss_trend, plateau, restart_trigger,"),
         (Filter(who=("platau",)), "--controller 'platau': there is none; did you mean 'plateau'?"),
         (Filter(subjects=("lrr",)), "--hyperparameter 'lrr': there is none; did you mean 'lr'?"),
         (Filter(verdicts=("skiped",)), "--verdict 'skiped': there is none; did you mean 'skipped'"),

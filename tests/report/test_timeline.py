@@ -14,7 +14,7 @@ from tests.references import audited
 from rheostat.core.errors import InputError
 from rheostat.record.run import RunRecord
 from rheostat.record.writer import RunWriter
-from rheostat.regimes.account import Outcome
+from rheostat.regimes.account import Ease, Outcome
 from rheostat.regimes.grants import Terms
 from rheostat.report.timeline import Entry, account_of, summary, timeline
 
@@ -160,6 +160,18 @@ def test_a_dry_run_restarts_nothing(tmp_path: Path) -> None:
     found = entries_of(tmp_path, {5: [("decision", dry)], 7: [restart]})
     assert [entry.who for entry in found] == ["restart_trigger", "plan"]
     assert summary(found).dry
+
+
+@pytest.mark.parametrize(
+    ("who", "said"), [("loss_trend", "loss_trend's part back to 1"), (None, "back to the plan")]
+)
+def test_a_part_that_is_taken_back_is_not_the_whole(
+    who: str | None, said: str, tmp_path: Path
+) -> None:
+    ease = Ease(who=who, reason="it is deaf")
+    eased = audited.account(0, 31, "arbiter", "undone", ease.reason, done=ease.written())
+    (entry,) = entries_of(tmp_path, {30: [("decision", audited.decision(30, eased))]})
+    assert entry.change == said
 
 
 def test_what_another_library_did_is_told_too(tmp_path: Path) -> None:

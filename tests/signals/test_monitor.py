@@ -252,6 +252,14 @@ def test_the_loop_may_say_that_a_step_was_skipped() -> None:
     assert (monitor.step, round(monitor.values["skip_rate"], 3)) == (1, 0.502)
 
 
+def test_a_memory_that_a_signal_kept_otherwise_is_refused() -> None:
+    state = Monitor(["loss_significance"]).state_dict()
+    accounts = state["memory"]["accounts"]
+    accounts[""]["memories"]["loss_significance"] = {"averages": [0.0] * 6, "step": 0}
+    with pytest.raises(InputError, match="memory of loss_significance lacks count, means, sum, t"):
+        Monitor(["loss_significance"]).load_state_dict(state)
+
+
 def test_what_is_reported_is_measured_when_it_comes() -> None:
     monitor = Monitor(["loss_slow", "train_validation_gap"])
     fresh: list[bool] = []

@@ -30,6 +30,14 @@ def traits_of(component: Component) -> Traits | None:
         return None
 
 
+def cost_of(component: Component) -> str | None:
+    """What a signal takes, beside arithmetic; None of another kind."""
+    if component.kind != "signal":
+        return None
+    required = (p for p in component.signature.parameters.values() if p.default is p.empty)
+    return None if any(required) else component.factory().cost
+
+
 def as_data(component: Component) -> dict[str, Any]:
     """The card for programs."""
     card, traits = component.card, traits_of(component)
@@ -46,6 +54,7 @@ def as_data(component: Component) -> dict[str, Any]:
         "hyperparameters": {name: asdict(entry) for name, entry in card.arguments.items()},
         "notes": dict(card.notes),
         "tags": list(card.tags),
+        "cost": cost_of(component),
         "traits": None if traits is None else asdict(traits),
         "card": component.doc,
     }
@@ -133,6 +142,8 @@ def _notes(component: Component) -> Iterator[tuple[str, str]]:
             yield heading, component.card.notes[label]
         if label == "State" and traits is not None:
             yield from _derived(traits)
+    if cost := cost_of(component):
+        yield "Cost", f"{cost[:1].upper()}{cost[1:]}."
 
 
 def _derived(traits: Traits) -> Iterator[tuple[str, str]]:

@@ -22,10 +22,7 @@ def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[s
     type, a number or a schedule out of range.
     """
     known = {**SHARED, **rule.hyperparameters, **rule.scalars}
-    signature: dict[str, Argument] = {}
-    for one in (*rule.pieces, rule):  # the rule's own last: it says most
-        if one.origin is not None and "@" in one.origin.component:
-            signature |= arguments_of(component(one.origin.component).factory)
+    signature = _signature(rule)
     where = f"param group {index}"
     checked: dict[str, Any] = {}
     for key, value in given.items():
@@ -35,6 +32,22 @@ def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[s
         hyper = key in rule.hyperparameters and key in signature
         checked[key] = check_argument(signature[key], value, where) if hyper else value
     return checked
+
+
+def is_share(rule: Transform, hyperparameter: str) -> bool:
+    """Whether the signatures of a rule and of its pieces give it the range [0, 1], both ends in
+    it, as that of a blend's weight does."""
+    argument = _signature(rule).get(hyperparameter)
+    return argument is not None and argument.scalar and argument.interval == (0.0, 1.0)
+
+
+def _signature(rule: Transform) -> dict[str, Argument]:
+    """The arguments of a rule and of its pieces."""
+    found: dict[str, Argument] = {}
+    for one in (*rule.pieces, rule):  # the rule's own last: it says most
+        if one.origin is not None and "@" in one.origin.component:
+            found |= arguments_of(component(one.origin.component).factory)
+    return found
 
 
 def numbers_given(rule: Transform, group: Mapping[str, Any]) -> str:

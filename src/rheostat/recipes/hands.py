@@ -16,6 +16,7 @@ from rheostat.checkpoint.sampler import ResumableSampler
 from rheostat.core.errors import InputError
 from rheostat.core.schedule import StateAction
 from rheostat.optimizers.followed import Followed
+from rheostat.optimizers.overrides import is_share
 from rheostat.recipes.bundle import Bundle, Progress, noted
 from rheostat.recipes.horizons import Left, finish_in, left, sooner
 from rheostat.recipes.recording import trained
@@ -62,10 +63,19 @@ class RunHands(Unable):
         others = {name: one for name, one in held["factors"].items() if name != hyperparameter}
         held["factors"] = others if factor == 1 else {**others, hyperparameter: factor}
 
-    def move(self, hyperparameter: str, group: int, value: float) -> None:
-        """In the group. Refused where a schedule owns it."""
-        if hyperparameter in self._bundle.optimizer.scheduled(group):
+    def check_share(self, hyperparameter: str, group: int) -> None:
+        """By the range that the rule's signature gives it; another library's has none."""
+        optimizer = self._bundle.optimizer
+        if isinstance(optimizer, Followed) or not is_share(optimizer.rule(group), hyperparameter):
+            raise InputError(
+                f"{hyperparameter} is no share: no piece of the rule gives it the range [0, 1]"
+            )
+        if hyperparameter in optimizer.scheduled(group):
             raise InputError(f"a schedule owns {hyperparameter}")
+
+    def move(self, hyperparameter: str, group: int, value: float) -> None:
+        """In the group. Refused as `check_share` does."""
+        self.check_share(hyperparameter, group)
         self._groups[group][hyperparameter] = value
 
     def limit(self, norm: float) -> None:

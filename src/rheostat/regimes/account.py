@@ -10,11 +10,15 @@ from rheostat.core import controller
 from rheostat.core.controller import Decision, Request, spelled
 from rheostat.core.errors import InputError
 
+SAFEGUARD = "safeguard"
+"""Who it is in accounts, and whose part it is in factors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ease(Request):
     """Take back parts of factors, gently: those of one controller or of all, on one hyperparameter
-    or on all. Only the arbiter and the safeguard decide so."""
+    or on all. Only the arbiter and the safeguard decide so; the safeguard's part is only its own to
+    take back."""
 
     kind: ClassVar[str] = "ease"
 

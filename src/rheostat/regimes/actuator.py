@@ -6,7 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rheostat.core.controller import Anchor, Grow, Limit, Move, Restart, RollBack, Scale, Stop
+from rheostat.core.controller import (
+    Anchor,
+    Grow,
+    Limit,
+    Move,
+    Restart,
+    RollBack,
+    Scale,
+    Stop,
+    scaled,
+)
 from rheostat.core.errors import InputError
 from rheostat.regimes.account import Act, Ease, LeaveOut, Wait
 from rheostat.regimes.hands import Hands
@@ -71,6 +81,17 @@ class Actuator:
                 hands.leave_out(act.position)
             case Stop():
                 hands.stop(act.reason)
+
+    def way(self, hyperparameter: str, hands: Hands) -> tuple[float, float] | None:
+        """The value of a hyperparameter now, and where its factor is going, in the first group that
+        has it; None where none has."""
+        found = next(iter(hands.planned(hyperparameter).items()), None)
+        if found is None:
+            return None
+        group, planned = found
+        now = self.knobs.factor(hyperparameter, group)
+        goal = 2.0 ** self.knobs.goal(hyperparameter, group, eased=True)
+        return scaled(hyperparameter, planned, now), scaled(hyperparameter, planned, goal)
 
     def target(self, act: RollBack, at: int) -> Saved | None:
         """The state that a roll back would put back."""

@@ -19,6 +19,7 @@ from rheostat.regimes.robust import Line
 from rheostat.regimes.trial import Trial
 
 ARBITER = "arbiter"
+_LIMITS = "limits"
 
 
 class Arbiter:
@@ -26,7 +27,7 @@ class Arbiter:
 
     Attributes:
         spent: octaves of the budget.
-        stood_down: whether the budget is spent, and all is being taken back.
+        stood_down: whether the budget is spent, and all that controllers did is being taken back.
         trial: the one that is under way.
     """
 
@@ -41,7 +42,9 @@ class Arbiter:
         self._held: dict[str, tuple[int, int]] = {}
         """Subject -> when it was changed last, and at which priority."""
         self._failed: dict[str, tuple[int, int]] = {}
-        """Who and subject -> when its last trial failed, and how many have in a row."""
+        """Who and subject -> when its last trial failed, and how many have in a row. `_LIMITS`:
+        when a limit was lifted that skipped too much, and how many were before one was taken back
+        by who asked for it."""
         self._skipped = 0
 
     @property
@@ -70,12 +73,15 @@ class Arbiter:
             self._stand_down(at, hands)
 
     def _grant(self, asked: Asked, at: int, hands: Hands) -> None:
-        done, less = granted(asked.decision, self.terms, self.left, self.actuator, at, hands)
+        left = self.left if asked.pays else math.inf
+        done, less = granted(asked.decision, self.terms, left, self.actuator, at, hands)
         line = self._forecast(asked, done)
         values = self._values(done, hands)
         self._give_way(asked, at, hands)
+        if isinstance(done, Limit) and done.norm == math.inf and self.actuator.limit < math.inf:
+            self._failed.pop(_LIMITS, None)
         self.actuator.carry_out(asked.who, done, at, hands)
-        self.spent += cost(done)
+        self.spent += cost(done) if asked.pays else 0.0
         self._held[asked.subject] = (at, asked.priority)
         number = self.book.tell(
             asked.who,
@@ -97,11 +103,15 @@ class Arbiter:
         subject, urgent = asked.subject, asked.priority >= SAFETY
         if asked.decision.kind in ("stop", "roll_back"):
             return
-        if self.stood_down:
+        if self.stood_down and asked.pays:
             raise Refused("the regime has stood down")
         if self.trial is not None and subject == self.trial.hyperparameter and not urgent:
             raise Refused(f"a trial of {subject} is under way")
-        if asked.decision.kind == "limit":
+        if isinstance(asked.decision, Limit):
+            since, lifted = self._failed.get(_LIMITS, (0, 0))
+            wait = self.terms.cooldown * 2**lifted
+            if lifted and asked.decision.norm < math.inf and at - since < wait:
+                raise Refused(f"limits skipped too much, {lifted} in a row; {wait} steps of wait")
             return
         since, priority = self._held.get(subject, (-self.terms.cooldown, 0))
         if at - since < self.terms.cooldown and asked.priority <= priority:
@@ -149,6 +159,7 @@ class Arbiter:
         many steps ago a trial began that ended here and did great harm, None without one."""
         self._skipped = 0 if now.applied or self.actuator.waits else self._skipped + 1
         if self._skipped >= self.terms.skips and self.actuator.limit < math.inf:
+            self._failed[_LIMITS] = (at, self._failed.get(_LIMITS, (0, 0))[1] + 1)
             self._act(
                 ARBITER,
                 Limit(norm=math.inf, reason=f"{self._skipped} updates were skipped in a row"),

@@ -10,6 +10,7 @@ import annotated_types as at
 
 from rheostat.core.controller import Decision, Grow, Limit, Move, Restart, RollBack, Scale
 from rheostat.core.hyper import Count, NonNegative, Steps, check_arguments
+from rheostat.regimes.account import SAFEGUARD
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.hands import Hands
 from rheostat.regimes.knobs import Bounds
@@ -33,12 +34,14 @@ class Terms:
         window: losses that a trial takes.
         convinced: standard errors by which a trial's loss must lie below the forecast.
         harm: standard errors above it from which a failed trial is rolled back.
-        budget: octaves of changes in all; a restart counts as one. Then the regime stands down.
+        budget: octaves of the controllers' changes in all; a restart counts as one. Then they stand
+            down. The safeguard's smaller steps are neither paid from it nor end with it.
         growth: of the batch, at most.
         rollbacks: in all, at most.
         share_rate: of a share, in one update, at most.
         deaf: updates without its signals after which a controller's parts are taken back.
-        skips: updates that a limit may skip in a row; then it is lifted.
+        skips: updates that a limit may skip in a row; then it is lifted, and another is refused
+            for twice the cooldown, which doubles with each that skips too much.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
@@ -75,6 +78,11 @@ class Asked:
         """What it changes: a hyperparameter, or what its kind is about."""
         return getattr(self.decision, "hyperparameter", self.decision.kind)
 
+    @property
+    def pays(self) -> bool:
+        """Whether the budget is for it, as for whatever controllers do."""
+        return self.who != SAFEGUARD
+
     def overlaps(self, other: Asked) -> bool:
         """Whether both are about the same param group."""
         mine, others = self.decision.group, other.decision.group
@@ -108,7 +116,7 @@ def granted(
     """What of a decision may be done with what is `left` of the budget, and, where that is less
     than was asked for, how much, in words.
 
-    Raises Refused where it is nothing.
+    Raises Refused where it is nothing, and InputError for a share that the hands say is none.
     """
     match decision:
         case Scale():
@@ -124,7 +132,7 @@ def granted(
             given = math.copysign(min(abs(room), left), room)
             return _as_given(decision, asked, given, terms)
         case Move():
-            return _slow_enough(decision, check_group(decision, hands), terms)
+            return _slow_enough(decision, terms, hands)
         case Limit(norm=norm):
             if not norm > 0:
                 raise Refused(f"a limit of {norm:g} would skip every update")
@@ -167,13 +175,17 @@ def _as_given(
         raise Refused(
             "it lies within the deadband" if abs(asked) < terms.deadband else "a bound is reached"
         )
-    if given == asked:
+    if math.isclose(given, asked, rel_tol=1e-9):  # the room is a difference, and rounded
         return decision, ""
     factor = 2.0**given
     return replace(decision, factor=factor), f"; bounded to a factor of {factor:.4g}"
 
 
-def _slow_enough(decision: Move, shares: list[float], terms: Terms) -> tuple[Move, str]:
+def _slow_enough(decision: Move, terms: Terms, hands: Hands) -> tuple[Move, str]:
+    shares = check_group(decision, hands)
+    for group in hands.planned(decision.hyperparameter):
+        if decision.group in (None, group):
+            hands.check_share(decision.hyperparameter, group)
     if any(not 0 <= share <= 1 for share in (decision.to, *shares)):
         raise Refused(f"{decision.hyperparameter} is no share between 0 and 1")
     far = max(abs(decision.to - share) for share in shares)

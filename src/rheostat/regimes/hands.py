@@ -31,6 +31,11 @@ class Hands(Protocol):
         """From the next update on, run with `scaled(hyperparameter, planned, factor)`."""
         ...
 
+    def check_share(self, hyperparameter: str, group: int) -> None:
+        """Raises InputError where it is no share in [0, 1], or a schedule owns it: only what this
+        lets pass is moved."""
+        ...
+
     def move(self, hyperparameter: str, group: int, value: float) -> None:
         """Set a share in [0, 1] that no schedule owns; `planned` says it from then on."""
         ...
@@ -98,6 +103,10 @@ class Unable:
         """Cannot be asked for: nothing is planned."""
         _cannot(f"change {hyperparameter}")
 
+    def check_share(self, hyperparameter: str, group: int) -> None:
+        """Refused: nothing is known to be one."""
+        _cannot(f"move {hyperparameter}")
+
     def move(self, hyperparameter: str, group: int, value: float) -> None:
         """Cannot be asked for either."""
         _cannot(f"move {hyperparameter}")
@@ -154,6 +163,7 @@ class Idle:
 
     def __init__(self, hands: Hands) -> None:
         self.planned = hands.planned
+        self.check_share = hands.check_share
         self.position = hands.position
 
     def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:

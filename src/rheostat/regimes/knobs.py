@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import annotated_types as at
 
 from rheostat.core.hyper import Positive, check_arguments
+from rheostat.regimes.account import SAFEGUARD
 from rheostat.regimes.hands import Hands
 
 _NEAR = 1 / 64
@@ -90,9 +91,11 @@ class Knobs:
         self._tidy()
 
     def ease(self, who: str | None = None, hyperparameter: str | None = None) -> None:
-        """Begin to take parts back, gently: of one or of all, of one hyperparameter or of all."""
+        """Begin to take parts back, gently: of one or of all but the safeguard, of one
+        hyperparameter or of all."""
         for part in self._parts:
-            part.easing |= who in (None, part.who) and hyperparameter in (None, part.hyperparameter)
+            whose = part.who == who if who is not None else part.who != SAFEGUARD
+            part.easing |= whose and hyperparameter in (None, part.hyperparameter)
 
     def room(self, hyperparameter: str, group: int | None, octaves: float) -> float:
         """How much of a turn leaves every goal within its bounds."""
@@ -114,12 +117,14 @@ class Knobs:
             if part.who == who and part.group is None
         }
 
-    def goal(self, hyperparameter: str, group: int | None) -> float:
-        """Where a group's factor is going, in octaves; None is any without a part of its own."""
+    def goal(self, hyperparameter: str, group: int | None, *, eased: bool = False) -> float:
+        """Where a group's factor is going, in octaves; None is any without a part of its own.
+        `eased`: once the parts that are being taken back are gone."""
         total = math.fsum(
             part.octaves
             for part in self._parts
             if part.hyperparameter == hyperparameter and part.group in (None, group)
+            if not (eased and part.easing)
         )
         return self.bounds.clamp(hyperparameter, total)
 

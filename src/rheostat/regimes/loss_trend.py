@@ -27,7 +27,8 @@ def loss_trend(
 
     Stability: where steps are too large the loss rises, and one lowering undoes more than one
      raise (up · down < 1), so it settles below the rate at which the loss no longer falls; a slope
-     within its noise changes nothing; `every` is longer than the slope's memory is fast.
+     within its noise changes nothing, nor does a fall that ended before the last 200 losses; one
+     fall within them may be answered several times, up to `most`.
     Worst: a loss that falls for other reasons (a cool-down, easy data) takes the rate to `most`
      times the plan, from where it has to come back by halves; one that rises for other reasons
      takes it to 1/most.

@@ -21,7 +21,7 @@ import annotated_types as at
 from rheostat.core.controller import Now, RollBack, Scale, Stop
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, Positive, Steps, check_arguments
-from rheostat.regimes.account import Ease, LeaveOut, Wait
+from rheostat.regimes.account import SAFEGUARD, Ease, LeaveOut, Wait
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.book import Book
 from rheostat.regimes.course import Course
@@ -29,7 +29,6 @@ from rheostat.regimes.grants import Asked
 from rheostat.regimes.hands import Hands
 from rheostat.regimes.robust import z_score
 
-SAFEGUARD = "safeguard"
 _PRIORITY = 1000
 _RECENT = 5
 """Losses whose median has to be above the trend."""
@@ -315,7 +314,8 @@ class Safeguard:
     ) -> None:
         """Do it, and have it in the book."""
         self.actuator.carry_out(SAFEGUARD, act, at, hands)
-        self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject)
+        values = self.actuator.way(subject, hands) if subject else None
+        self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject, values=values)
 
     def _return_gradually(self, since: str, at: int, hands: Hands) -> None:
         self._back_at = -1

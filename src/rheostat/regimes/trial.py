@@ -10,6 +10,9 @@ from typing import Any
 
 from rheostat.regimes.robust import MEDIAN, Line, blocks, over
 
+_LARGEST = 700.0
+"""Of a logarithm, whose number a float still holds."""
+
 
 @dataclass
 class Trial:
@@ -18,8 +21,9 @@ class Trial:
     The forecast is the robust line through the losses before the change (`Line`), at the middle of
     the window after it. z = (forecast − median after) / error, where the error is that of the
     forecast and of a median of as many blocks as the window has, which scatter as those before did.
-    What falls ever more slowly is forecast to fall too far, below zero at last: a change did harm
-    only by the line through the logarithms too, where all losses are positive.
+    What falls ever more slowly is forecast to fall too far, below zero at last. So where all losses
+    are positive it is the line through their logarithms that decides, if it lies nearer to them, or
+    if the straight one leads below zero; and a change did harm only by both.
 
     Attributes:
         number, at: of the account that began it, and when that was.
@@ -52,15 +56,25 @@ class Trial:
 
     def forecast(self) -> tuple[float, float, float]:
         """What the window after was forecast to have, what it has, and z."""
-        return self._compared(self.line, self.after)
+        straight, logs = self._compared(self.line, self.after), self.logarithms
+        bent = self._by_logarithms()
+        if logs is None or bent is None:
+            return straight
+        nearer = logs.width * math.exp(logs.level) < self.line.width
+        return bent if nearer or straight[0] <= 0 else straight
 
     @property
     def harm(self) -> float:
         """-z, by whichever forecast is the higher one."""
-        z = self.forecast()[2]
-        if self.logarithms is not None and min(self.after) > 0:
-            z = max(z, self._compared(self.logarithms, [math.log(x) for x in self.after])[2])
-        return -z
+        bent = self._by_logarithms()
+        z = self._compared(self.line, self.after)[2]
+        return -z if bent is None else -max(z, bent[2])
+
+    def _by_logarithms(self) -> tuple[float, float, float] | None:
+        if self.logarithms is None or min(self.after) <= 0:
+            return None
+        expected, found, z = self._compared(self.logarithms, [math.log(x) for x in self.after])
+        return math.exp(min(expected, _LARGEST)), math.exp(found), z
 
     def _compared(self, line: Line, after: list[float]) -> tuple[float, float, float]:
         count = max(1, len(after) // line.length)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rheostat.core.controller import spelled
-from rheostat.core.errors import InputError, nearest
+from rheostat.core.errors import InputError, closest, nearest
 from rheostat.record.run import RunRecord
 from rheostat.report.timeline import OTHERS, VERDICTS, Entry, summary
 
@@ -43,27 +43,31 @@ class Filter:
             (not self.who or bool({entry.who, one_of(entry.who)} & {*self.who}))
             and (not self.subjects or entry.subject in self.subjects)
             and (not self.verdicts or entry.verdict in self.verdicts)
-            and (self.first is None or entry.batch >= self.first)
+            and (self.first is None or entry.until >= self.first)
             and (self.last is None or entry.batch <= self.last)
         )
 
     def check(self, entries: Iterable[Entry], who: Iterable[str], subjects: Iterable[str]) -> None:
         """Refuse what is neither in these entries nor among the names that could have been.
 
-        Raises InputError with the nearest name.
+        Raises InputError with the nearest name, or those that are there; for no batch at all, too.
         """
+        if self.first is not None and self.last is not None and self.first > self.last:
+            raise InputError(f"--from {self.first}: should be at most --to, which is {self.last}")
         found = list(entries)
-        people = {*who, *(name for e in found for name in (e.who, one_of(e.who)))}
-        things = {*subjects, *(e.subject for e in found if e.subject)}
+        people = {name for e in found for name in (e.who, one_of(e.who))}
+        things = {e.subject for e in found if e.subject}
+        verdicts = {*VERDICTS, *OTHERS}
         asked = (
-            ("--controller", self.who, people),
-            ("--hyperparameter", self.subjects, things),
-            ("--verdict", self.verdicts, {*VERDICTS, *OTHERS}),
+            ("--controller", self.who, people, people | {*who}),
+            ("--hyperparameter", self.subjects, things, things | {*subjects}),
+            ("--verdict", self.verdicts, verdicts, verdicts),
         )
-        for option, names, known in asked:
+        for option, names, there, known in asked:
             for name in names:
                 if name not in known:
-                    raise InputError(f"{option} {name!r}: there is none; {nearest(name, known)}")
+                    hint = nearest(name, known if closest(name, known) else there)
+                    raise InputError(f"{option} {name!r}: there is none; {hint}")
 
 
 def one_of(who: str) -> str:

@@ -17,7 +17,7 @@ from rheostat.core.durable import JsonObject
 from rheostat.core.errors import InputError
 from rheostat.record.log import Event
 from rheostat.record.run import LOG_NAME, RESUME, RunRecord
-from rheostat.regimes.account import Account, Outcome, Verdict
+from rheostat.regimes.account import SAFEGUARD, Account, Outcome, Verdict
 from rheostat.regimes.grants import Terms, cost
 
 DECISION = "decision"
@@ -66,6 +66,12 @@ class Entry:
     outcome: Outcome | None
     times: int = 1
     account: Account | None = None
+
+    @property
+    def until(self) -> int:
+        """The last batch that it is about: of updates in a row that were skipped, that of the last;
+        else `batch`."""
+        return self.batch + self.times - 1 if self.verdict == "skipped" else self.batch
 
     @property
     def moved(self) -> float:
@@ -156,7 +162,11 @@ def summary(entries: Iterable[Entry]) -> Summary:
     done = [account for account in accounts if account.done is not None]
     return Summary(
         verdicts={name: counts[name] for name in VERDICTS},
-        octaves=sum(_spent(account) for account in done if account.asked is not None),
+        octaves=sum(
+            _spent(account)
+            for account in done
+            if account.asked is not None and account.who != SAFEGUARD
+        ),
         rollbacks=sum(not a.dry and (a.done or {})["kind"] == "roll_back" for a in done),
         dry=any(account.dry for account in accounts),
     )
@@ -268,7 +278,7 @@ def _words(act: Mapping[str, Any]) -> str:
         case "leave_out":
             return f"batch {act['position']}"
         case "ease":
-            return "back to the plan"
+            return f"{act['who']}'s part back to 1" if act.get("who") else "back to the plan"
         case _:
             return ""
 

@@ -54,13 +54,19 @@ class Account:
         return {"memories": copy.deepcopy(self.memories), "values": dict(self.values), "over": over}
 
     def put_back(self, saved: Mapping[str, Any]) -> None:
-        """What `written` gave. Raises InputError where it has other signals."""
+        """What `written` gave. Raises InputError where it has other signals, or other memories."""
         if set(saved["memories"]) != set(self.memories):
             where = f" over {self.key}" if self.key else ""
             raise InputError(
                 f"the saved monitor measures {', '.join(sorted(saved['memories'])) or 'nothing'}"
                 f"{where}, this one {', '.join(sorted(self.memories)) or 'nothing'}"
             )
+        for name, memory in self.memories.items():
+            if lacking := set(memory) - set(saved["memories"][name]):
+                raise InputError(
+                    f"the saved memory of {name} lacks {', '.join(sorted(lacking))}: it is that of "
+                    "another Rheostat; go on with the one that saved it, or begin anew"
+                )
         self.memories = copy.deepcopy(dict(saved["memories"]))
         self.values = dict(saved["values"])
         self.over = {(a, b): value for a, b, value in saved["over"]}

@@ -1,4 +1,5 @@
-"""Curvature by Hessian–vector products, on request: exact, for about two gradients each."""
+"""Curvature by Hessian–vector products, on request: exact, for about three gradients, and two more
+for each power iteration."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def curvature_hvp(every: Count = 100) -> Signal:
     return Signal(
         measure,
         unit="loss per weight²",
-        cost="about three gradients for each Hessian–vector product",
+        cost="about three gradients, and two for each power iteration",
         reported=("curvature_hvp",),
         every=every,
     )
@@ -42,7 +43,8 @@ def rayleigh(
 
     With 0 iterations it is the curvature along the gradient; with some ten it nears the eigenvalue
     of the Hessian that is largest in magnitude. Neither `.grad` nor weights are touched. The
-    closure is called once; each product costs about two gradients. NaN where the gradient is zero.
+    closure is called once; each product costs about two gradients beside its own. NaN where the
+    gradient is zero.
     The result is a 0-dimensional tensor where the parameters are: nothing waits for it.
     """
     watched = [param for param in params if param.requires_grad]
