@@ -76,12 +76,14 @@ def optimizer(
                     f"{nearest(name, ['lr'])}"
                 )
         made, lr = rule, hyperparameters.get("lr")
-    groups = _groups(made, target, lr)
-    for group in groups:
-        group.setdefault("maximize", maximize)
-        group.setdefault("seed", seed)
     return Optimizer(
-        groups, nonfinite=nonfinite, accumulate=accumulate, precision=precision, mode=mode
+        _groups(made, target, lr),
+        nonfinite=nonfinite,
+        accumulate=accumulate,
+        precision=precision,
+        mode=mode,
+        maximize=maximize,
+        seed=seed,
     )
 
 

@@ -36,6 +36,20 @@ class Options:
     precision: Literal["plain", "master", "stochastic"]
     growth: float = 1.0
     """So many times more gradients are averaged than `accumulate` says."""
+    maximize: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.nonfinite not in ("skip", "raise", "propagate"):
+            raise InputError(
+                f"nonfinite={self.nonfinite!r}: should be 'skip', 'raise' or 'propagate'"
+            )
+        if self.precision not in ("plain", "master", "stochastic"):
+            raise InputError(
+                f"precision={self.precision!r}: should be 'plain', 'master' or 'stochastic'"
+            )
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate!r}: should be a whole number from 1 on")
 
     @property
     def averaged(self) -> int:

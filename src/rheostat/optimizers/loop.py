@@ -54,6 +54,7 @@ class Optimizer(torch.optim.Optimizer):
         mode: how rules run: "eager", piece by piece; "fused", by torch's fused kernel; "compiled",
             by one kernel made for the rule; "auto" chooses by the rule and the sizes alone, so that
             a resumed run chooses the same. The choice is in `param_groups`, under "mode".
+        maximize, seed: of the groups that do not say them, those that are added later too.
 
     Raises:
         InputError: an unknown hyperparameter in a group, a parameter in two groups.
@@ -67,20 +68,14 @@ class Optimizer(torch.optim.Optimizer):
         accumulate: int = 1,
         precision: Literal["plain", "master", "stochastic"] = "plain",
         mode: Mode = "auto",
+        maximize: bool = False,
+        seed: int = 0,
     ) -> None:
-        if nonfinite not in ("skip", "raise", "propagate"):
-            raise InputError(f"nonfinite={nonfinite!r}: should be 'skip', 'raise' or 'propagate'")
-        if precision not in ("plain", "master", "stochastic"):
-            raise InputError(
-                f"precision={precision!r}: should be 'plain', 'master' or 'stochastic'"
-            )
-        if type(accumulate) is not int or accumulate < 1:
-            raise InputError(f"accumulate={accumulate!r}: should be a whole number from 1 on")
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._kernels: list[Sequence[Kernel]] = []
         self._mode: Mode = mode
-        self._set_options(Options(nonfinite, accumulate, precision))
+        self._set_options(Options(nonfinite, accumulate, precision, maximize=maximize, seed=seed))
         listed = list(groups)
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
@@ -106,7 +101,8 @@ class Optimizer(torch.optim.Optimizer):
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
         known = keys_of(rule)
-        given = check_group(len(self.param_groups), rule, given)
+        shared = {"maximize": self.options.maximize, "seed": self.options.seed}
+        given = check_group(len(self.param_groups), rule, {**shared, **given})
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
