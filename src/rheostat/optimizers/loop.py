@@ -31,7 +31,7 @@ from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_counts, check_owners
-from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, with_names
+from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, params_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
 
@@ -76,7 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         self._kernels: list[Sequence[Kernel]] = []
         self._mode: Mode = mode
         self._set_options(Options(nonfinite, accumulate, precision, maximize=maximize, seed=seed))
-        listed = list(groups)
+        listed = [{**group, "params": params_of(i, group)} for i, group in enumerate(groups)]
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
         super().__init__(listed, {})
@@ -106,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
-        given["params"] = with_names(given["params"], start)
+        given["params"] = with_names(params_of(len(self.param_groups), given), start)
         if not given["params"]:
             given["param_names"] = []  # torch learns that a group has names from its first one
         super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -164,12 +164,21 @@ def _entry_problems(
     return problems
 
 
-def with_names(params: Any, start: int) -> list[tuple[str, Tensor]]:
+def params_of(index: int, group: Mapping[str, Any]) -> list[Any]:
+    """The parameters that a group is given, one alone in a list too. Raises InputError where it
+    says none."""
+    if "params" not in group:
+        given = ", ".join(key for key in group if key != "rule") or "nothing"
+        raise InputError(f"param group {index} has no 'params'; it has {given}")
+    params: Any = group["params"]
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def with_names(params: Sequence[Any], start: int) -> list[tuple[str, Tensor]]:
     """(name, parameter) pairs; parameters that came without names are numbered from `start`."""
-    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
     return [
         cast("tuple[str, Tensor]", item)
         if isinstance(item, tuple)
         else (f"param.{start + i}", item)
-        for i, item in enumerate(listed)
+        for i, item in enumerate(params)
     ]
