@@ -66,14 +66,21 @@ class Options:
         master = self.precision == "master" and param.dtype in HALF
         return {**(_ACCUMULATED if self.averaged > 1 else {}), **(_MASTER if master else {})}
 
+    def recast(self, param: Tensor, state: dict[str, Tensor]) -> None:
+        """Begin or end the master of a parameter that was cast since it got its state."""
+        if "master" not in self.buffers(param):
+            state.pop("master", None)
+        elif "master" not in state:
+            state["master"] = _MASTER["master"].make(param)
+
 
 @dataclass(slots=True, eq=False)
 class Held:
     """A parameter that the optimizer holds: the index of its group, its name, and its state (empty
     while it is frozen).
 
-    `plain` says that a rule can work on the very tensors: real numbers in the precision it computes
-    in. `kernel` is that of its group, where it takes such a parameter. `line` is the place of its
+    `dtype` is the parameter's, until a module is cast. `plain` says that a rule can work on the very
+    tensors: real numbers in the precision it computes in. `kernel` is that of its group, where it takes such a parameter. `line` is the place of its
     count on the host; where the device keeps the counts, parameters of one line have the same, and
     a `fresh` one was never stepped.
     """
@@ -82,6 +89,7 @@ class Held:
     name: str
     param: Tensor
     state: dict[str, Tensor]
+    dtype: torch.dtype
     plain: bool
     kernel: Kernel | None
     line: int = 0

@@ -224,6 +224,7 @@ class Optimizer(torch.optim.Optimizer):
         columns = self._roster.columns(held)
         if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
             return None
+        held = self._roster.recast(held, groups, self.state)
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         pairs = zip(held, gradients, strict=True)
         plain = look.squares is not None and all(o.plain and not g.is_sparse for o, g in pairs)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.sharded import laid_out
 from rheostat.core.transform import Buffer, Transform
+from rheostat.optimizers.numbers import HALF
 from rheostat.optimizers.scheduled import START
 
 LABELS = (
@@ -162,6 +164,20 @@ def _entry_problems(
                 f"{name}.{key} was saved with shape {tuple(entry[key].shape)}, here it has {shape}"
             )
     return problems
+
+
+def check_cast(
+    name: str, param: Tensor, state: Mapping[str, Tensor], buffers: Mapping[str, Buffer]
+) -> None:
+    """Refuse a state whose buffers were made before the parameter was cast to a wider dtype."""
+    for key, buffer in buffers.items():
+        mine = state[key].dtype if key in state and buffer.dtype is None else param.dtype
+        if mine not in HALF and torch.promote_types(mine, param.dtype) != mine:
+            now, then = (str(dtype).removeprefix("torch.") for dtype in (param.dtype, mine))
+            raise InputError(
+                f"{name} is {now}, and its state {key!r} was made for {then}; cast the model first, "
+                "then make the optimizer"
+            )
 
 
 def params_of(index: int, group: Mapping[str, Any]) -> list[Any]:
