@@ -108,6 +108,17 @@ class Buffer:
         return torch.full(self.shape(param), self.fill, dtype=dtype, device=param.device)
 
 
+LOOPS_BUFFERS = frozenset({"step", "accumulated", "master", "parked"})
+"""Names of state that belong to the loop."""
+
+LOOPS_NUMBERS = frozenset(
+    "algorithm base_momentum epochs evaluating factors fraction given gradient growth initial_lr "
+    "limit lr_factor max_lr max_momentum maximize measured min_lr mode name noise param_names "
+    "params phase plan rule samples seed step tokens uncounted updates".split()
+)
+"""Names in a param group, or in a Hyper, that belong to the loop."""
+
+
 @dataclass(frozen=True)
 class Transform:
     """One piece of an update rule, or a chain of them.
@@ -160,6 +171,16 @@ class Transform:
     name: str = "transform"
     origin: Origin | None = field(default=None, compare=False)
     parts: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = {*self.hyperparameters, *self.scalars}
+        kinds = (("buffer", LOOPS_BUFFERS, self.buffers), ("number", LOOPS_NUMBERS, numbers))
+        for kind, taken, names in kinds:
+            if found := sorted(taken.intersection(names)):
+                raise InputError(
+                    f"{self.name} declares a {kind} {found[0]!r}, a name that belongs to the loop; "
+                    "give it another"
+                )
 
     @property
     def pieces(self) -> tuple[Transform, ...]:
