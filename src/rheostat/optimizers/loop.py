@@ -25,7 +25,7 @@ from rheostat.optimizers.growing import grow_state, grown
 from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
-from rheostat.optimizers.overrides import check_group, numbers_given, warn_of_other_numbers
+from rheostat.optimizers.overrides import check_group, check_shapes, numbers_given, warn_of_other_numbers
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
@@ -107,6 +107,7 @@ class Optimizer(torch.optim.Optimizer):
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
         given["params"] = with_names(params_of(len(self.param_groups), given), start)
+        check_shapes(rule, given["params"])
         if not given["params"]:
             given["param_names"] = []  # torch learns that a group has names from its first one
         super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})

@@ -7,12 +7,19 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from rheostat.core.errors import InputError, RheostatWarning, nearest
 from rheostat.core.hyper import Argument, arguments_of, check_argument
 from rheostat.core.registry import component
 from rheostat.core.transform import Transform
 from rheostat.optimizers.scheduled import has_schedule
 from rheostat.optimizers.state import LABELS, SHARED
+from rheostat.transforms.orthogonal import check_split
+
+
+_SPLITTING = ("orthogonalize", "normalize_neurons")
+"""Pieces with an argument `split`: proportions of a parameter's rows."""
 
 
 def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +42,17 @@ def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[s
         hyper = key in rule.hyperparameters and key in signature
         checked[key] = check_argument(signature[key], value, where) if hyper else value
     return checked
+
+
+def check_shapes(rule: Transform, params: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse, with the parameter's name, rows that a piece is asked to split and that it cannot."""
+    known = [p.origin for p in rule.pieces if p.origin and p.name in _SPLITTING]
+    for split in filter(None, (origin.arguments["split"] for origin in known)):
+        for name, param in params:
+            try:
+                check_split(split, param.shape[0] if param.ndim else 1)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
 
 
 def numbers_given(rule: Transform, group: Mapping[str, Any]) -> str:
