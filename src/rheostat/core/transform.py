@@ -112,9 +112,30 @@ LOOPS_BUFFERS = frozenset({"step", "accumulated", "master", "parked"})
 """Names of state that belong to the loop."""
 
 LOOPS_NUMBERS = frozenset(
-    "algorithm base_momentum epochs evaluating factors fraction given gradient growth initial_lr "
-    "limit lr_factor max_lr max_momentum maximize measured min_lr mode name noise param_names "
-    "params phase plan rule samples seed step tokens uncounted updates".split()
+    {
+        *(
+            "params",
+            "param_names",
+            "name",
+            "rule",
+            "algorithm",
+            "plan",
+            "mode",
+            "given",
+            "evaluating",
+        ),
+        *(
+            "initial_lr",
+            "max_lr",
+            "min_lr",
+            "max_momentum",
+            "base_momentum",
+            "lr_factor",
+            "factors",
+        ),
+        *("updates", "samples", "tokens", "epochs", "fraction", "uncounted", "growth", "phase"),
+        *("limit", "maximize", "seed", "step", "gradient", "measured", "noise"),
+    }
 )
 """Names in a param group, or in a Hyper, that belong to the loop."""
 

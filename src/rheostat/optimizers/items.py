@@ -79,10 +79,10 @@ class Held:
     """A parameter that the optimizer holds: the index of its group, its name, and its state (empty
     while it is frozen).
 
-    `dtype` is the parameter's, until a module is cast. `plain` says that a rule can work on the very
-    tensors: real numbers in the precision it computes in. `kernel` is that of its group, where it takes such a parameter. `line` is the place of its
-    count on the host; where the device keeps the counts, parameters of one line have the same, and
-    a `fresh` one was never stepped.
+    `dtype` is the parameter's, until a module is cast. `plain` says that a rule can work on the
+    very tensors: real numbers in the precision it computes in. `kernel` is that of its group, where
+    it takes such a parameter. `line` is the place of its count on the host; where the device keeps
+    the counts, parameters of one line have the same, and a `fresh` one was never stepped.
     """
 
     group: int

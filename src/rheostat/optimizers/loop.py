@@ -18,14 +18,13 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
-from rheostat.optimizers import stages, straight
+from rheostat.optimizers import overrides, stages, straight
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.growing import grow_state, grown
 from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
-from rheostat.optimizers.overrides import check_group, check_shapes, numbers_given, warn_of_other_numbers
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
@@ -102,12 +101,12 @@ class Optimizer(torch.optim.Optimizer):
         rule = given.pop("rule", None) or self._rules[-1]
         known = keys_of(rule)
         shared = {"maximize": self.options.maximize, "seed": self.options.seed}
-        given = check_group(len(self.param_groups), rule, {**shared, **given})
+        given = overrides.check_group(len(self.param_groups), rule, {**shared, **given})
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
         given["params"] = with_names(params_of(len(self.param_groups), given), start)
-        check_shapes(rule, given["params"])
+        overrides.check_shapes(rule, given["params"])
         if not given["params"]:
             given["param_names"] = []  # torch learns that a group has names from its first one
         super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})
@@ -118,7 +117,7 @@ class Optimizer(torch.optim.Optimizer):
             # Here and not in the constructor, as torch's own makes the list of groups.
             self.plan = Plan(self.param_groups, self._rules, self._members, self._learn)
         check_policy(len(self._rules), rule, group)
-        group["given"] = numbers_given(rule, group)
+        group["given"] = overrides.numbers_given(rule, group)
         self._rules.append(rule)
         self.plan.join(group)
         stages.share_scalars(self.param_groups, self._rules, rule)
@@ -371,7 +370,7 @@ class Optimizer(torch.optim.Optimizer):
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))
             check_owners(index, saved, followed[index], saved=True)
-        warn_of_other_numbers(plan.groups)
+        overrides.warn_of_other_numbers(plan.groups)
         for group, saved in plan.groups:
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         for index, group in enumerate(self.param_groups):
@@ -386,7 +385,9 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse what `load_state_dict` would, but for other schedules. Raises InputError."""
         options = replace(self.options, growth=state_dict["param_groups"][0].get("growth", 1.0))
         buffers = partial(self.buffers_of, options=options)
-        return check_state_dict(state_dict, self.param_groups, buffers)
+        plan = check_state_dict(state_dict, self.param_groups, buffers)
+        overrides.check_saved(self._rules, [saved for _, saved in plan.groups])
+        return plan
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: torch's three, and ours."""

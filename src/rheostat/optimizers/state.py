@@ -175,7 +175,7 @@ def check_cast(
         if mine not in HALF and torch.promote_types(mine, param.dtype) != mine:
             now, then = (str(dtype).removeprefix("torch.") for dtype in (param.dtype, mine))
             raise InputError(
-                f"{name} is {now}, and its state {key!r} was made for {then}; cast the model first, "
+                f"{name} is {now}, and its state {key!r} was made for {then}; cast the model, and "
                 "then make the optimizer"
             )
 
