@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import component
 from rheostat.core.schedule import Origin, Schedule
-from rheostat.core.transform import Transform, chain
+from rheostat.core.transform import Transform, chain, transform_in
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Mode
 from rheostat.optimizers.loop import Optimizer
@@ -69,13 +69,22 @@ def optimizer(
                 )
             return cast("Optimizer", made.on(target))
     else:
-        for name in hyperparameters:
-            if name != "lr" or isinstance(rule, Policy):
-                raise InputError(
-                    f"{rule.name} takes its hyperparameters in its pieces, not {name!r} here; "
-                    f"{nearest(name, ['lr'])}"
-                )
         made, lr = rule, hyperparameters.get("lr")
+    if not isinstance(made, Policy):
+        transform_in(made, rule if isinstance(rule, str) else "optimizer")
+    for name in {} if isinstance(rule, str) else hyperparameters:
+        if isinstance(rule, Policy):
+            raise InputError(
+                f"{rule.name} is a policy, whose rules have the hyperparameters; give {name!r} to "
+                "the rules in its lines"
+            )
+        if name != "lr":
+            raise InputError(
+                f"{rule.name} takes its hyperparameters in its pieces, not {name!r} here; "
+                f"{nearest(name, ['lr'])}"
+            )
+    if not isinstance(target, nn.Module | Iterable):
+        raise InputError(f"optimizer: should be for a module or parameters, not {target!r}")
     return Optimizer(
         _groups(made, target, lr),
         nonfinite=nonfinite,

@@ -293,8 +293,8 @@ def _number(value: Any) -> Any:
 def _check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) -> None:
     if gradient.is_sparse and (not rule.sparse or options.averaged > 1):
         raise InputError(
-            f"{one.name} has a sparse gradient, which {rule.name} cannot take; sgd, adagrad and "
-            "sparse_adam can, without accumulation"
+            f"{one.name} has a sparse gradient, which {rule.name} cannot take as it is set; sgd "
+            "without momentum and decay, adagrad and sparse_adam can, without accumulation"
         )
     if one.param.is_complex() and rule.scope != "element":
         raise InputError(

@@ -21,7 +21,7 @@ from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import overrides, stages, straight
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
-from rheostat.optimizers.growing import grow_state, grown
+from rheostat.optimizers.growing import grow_state, grown, growth_in
 from rheostat.optimizers.guard import Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, accumulate, make_items, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
@@ -383,7 +383,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def check(self, state_dict: Mapping[str, Any]) -> LoadPlan:
         """Refuse what `load_state_dict` would, but for other schedules. Raises InputError."""
-        options = replace(self.options, growth=state_dict["param_groups"][0].get("growth", 1.0))
+        options = replace(self.options, growth=growth_in(state_dict))
         buffers = partial(self.buffers_of, options=options)
         plan = check_state_dict(state_dict, self.param_groups, buffers)
         overrides.check_saved(self._rules, [saved for _, saved in plan.groups])

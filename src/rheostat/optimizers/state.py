@@ -95,6 +95,12 @@ def check_state_dict(
         InputError: with every difference in names, shapes, buffers and hyperparameters.
     """
     saved_groups = saved["param_groups"]
+    # Ours have counted updates from the first release on.
+    if any("updates" not in group for group in saved_groups):
+        raise InputError(
+            "the saved state is another library's; rheostat.integrations.states.import_state takes "
+            "it over"
+        )
     if len(saved_groups) != len(groups):
         raise InputError(
             f"the saved state has {len(saved_groups)} param groups, this optimizer {len(groups)}"
