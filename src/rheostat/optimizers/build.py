@@ -70,20 +70,10 @@ def optimizer(
             return cast("Optimizer", made.on(target))
     else:
         made, lr = rule, hyperparameters.get("lr")
+        _refuse_numbers(rule, hyperparameters)
     if not isinstance(made, Policy):
         transform_in(made, rule if isinstance(rule, str) else "optimizer")
-    for name in {} if isinstance(rule, str) else hyperparameters:
-        if isinstance(rule, Policy):
-            raise InputError(
-                f"{rule.name} is a policy, whose rules have the hyperparameters; give {name!r} to "
-                "the rules in its lines"
-            )
-        if name != "lr":
-            raise InputError(
-                f"{rule.name} takes its hyperparameters in its pieces, not {name!r} here; "
-                f"{nearest(name, ['lr'])}"
-            )
-    if not isinstance(target, nn.Module | Iterable):
+    if not isinstance(target, nn.Module | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"optimizer: should be for a module or parameters, not {target!r}")
     return Optimizer(
         _groups(made, target, lr),
@@ -94,6 +84,21 @@ def optimizer(
         maximize=maximize,
         seed=seed,
     )
+
+
+def _refuse_numbers(rule: Transform | Policy, given: Iterable[str]) -> None:
+    """Refuse hyperparameters beside a rule that has its own; a transform takes an lr."""
+    for name in given:
+        if isinstance(rule, Policy):
+            raise InputError(
+                f"{rule.name} is a policy, whose rules have the hyperparameters; give {name!r} to "
+                "the rules in its lines"
+            )
+        if name != "lr":
+            raise InputError(
+                f"{transform_in(rule, 'optimizer').name} takes its hyperparameters in its pieces, "
+                f"not {name!r} here; {nearest(name, ['lr'])}"
+            )
 
 
 def _groups(
