@@ -155,3 +155,17 @@ def test_a_room_offers_the_components_of_its_kind() -> None:
         _ = schedules.cosin
     with pytest.raises(AttributeError):
         _ = schedules.adamw
+
+
+def test_code_without_a_module_may_register() -> None:
+    code = """
+from rheostat.core.registry import register
+from rheostat.core.transform import Transform, identity
+
+@register("optimizer", "test_from_exec")
+def from_exec() -> Transform:
+    return Transform(identity)
+"""
+    exec(code, {})
+    assert component("test_from_exec").factory().name == "test_from_exec"
+    assert not component("test_from_exec").ours

@@ -545,3 +545,25 @@ def test_sparse_gradients_are_refused_by_name() -> None:
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(InputError, match="weight has a sparse gradient"):
         optimizer.step()
+
+
+def test_an_added_group_goes_the_way_of_the_others() -> None:
+    a, b, c = _param(0.0), _param(0.0), _param(0.0)
+    optimizer = rs.optimizer("sgd", [a], lr=0.1, maximize=True, seed=7)
+    optimizer.add_param_group({"params": [b]})
+    optimizer.add_param_group({"params": [c], "maximize": False, "seed": 8})
+    a.grad, b.grad, c.grad = torch.ones(1), torch.ones(1), torch.ones(1)
+    optimizer.step()
+    assert (a.item(), b.item(), c.item()) == pytest.approx((0.1, 0.1, -0.1))
+    assert [group["seed"] for group in optimizer.param_groups] == [7, 7, 8]
+
+
+def test_the_parameters_of_a_group_are_one_or_many_in_any_iterable() -> None:
+    for param in (_param(0.0), _param(1.0, 2.0)):
+        for given in (param, [param], iter([param])):
+            optimizer = rs.optimizer("sgd", [{"params": given}])
+            assert [group["params"] for group in optimizer.param_groups] == [[param]]
+    with pytest.raises(InputError, match="no parameters"):
+        rs.optimizer("sgd", [{"params": iter(())}])
+    with pytest.raises(InputError, match="group 0 has no 'params'; it has parms, lr"):
+        rs.optimizer("sgd", [{"parms": [_param(1.0)], "lr": 0.1}])

@@ -166,10 +166,20 @@ def test_a_split_that_does_not_fit() -> None:
     model = _Model()
     with pytest.raises(InputError, match=r"k\.qkv.* claims no parameter"):
         rs.optimizer("muon", model, split={"k.qkv": [1, 1, 1]})
-    optimizer = rs.optimizer("muon", model, split={"qkv.weight": [5, 1, 1]})
-    model.qkv.weight.grad = torch.ones(18, 6)
-    with pytest.raises(InputError, match="18 rows cannot be divided as 5:1:1"):
-        optimizer.step()
+    for rule in ("muon", "normuon"):
+        with pytest.raises(InputError, match=r"qkv\.weight: .* 18 rows cannot be divided as 5:1:1"):
+            rs.optimizer(rule, model, split={"qkv.weight": [5, 1, 1]})
+        with pytest.raises(InputError, match="split: names no share"):
+            rs.optimizer(rule, model, split={"qkv.weight": []})
+
+
+def test_vectors_are_never_split() -> None:
+    model = nn.ModuleDict({"qkv": nn.Linear(4, 9)})
+    optimizer = rs.optimizer("muon", model, split={"*qkv*": [1, 1, 1]})
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        ["qkv.weight"],
+        ["qkv.bias"],
+    ]
 
 
 def test_schedules_and_groups() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
-from rheostat.core.transform import Hyper, State, Transform
+from rheostat.core.transform import Buffer, Hyper, State, Transform, identity
+from rheostat.optimizers.state import ALGORITHM, LABELS, SHARED
 
 
 def _mean(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -60,3 +61,16 @@ def test_an_optimizer_is_copied_whole_and_pickled_by_its_state() -> None:
     assert copied.rule(0) is opt.rule(0)
     with pytest.raises(InputError, match=r"adamw is code .* save the optimizer's state_dict\(\)"):
         pickle.dumps(opt)
+
+
+def test_names_that_belong_to_the_loop_are_refused() -> None:
+    for name in ("step", "master", "accumulated", "parked"):
+        with pytest.raises(InputError, match=f"declares a buffer '{name}', a name that belongs"):
+            Transform(identity, buffers={name: Buffer()})
+    for name in (*SHARED, *LABELS, ALGORITHM, "step", "gradient", "measured", "noise", "rule"):
+        with pytest.raises(InputError, match=f"declares a number '{name}', a name that belongs"):
+            Transform(identity, hyperparameters={name: 1.0})
+    with pytest.raises(InputError, match="number 'seed'"):
+        Transform(identity, scalars={"seed": 1.0})
+    with pytest.raises(InputError, match="with_a_mode declares a number 'mode'"):
+        Transform(identity).stamped("with_a_mode@1", {"mode": 3.0}, {"mode"})

@@ -55,8 +55,9 @@ def closest(name: str, candidates: Iterable[str]) -> str | None:
     known = sorted(set(candidates))
     if (ours := ALSO_CALLED.get(name)) in known:
         return ours
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return close[0] if close else None
+    folded = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    return folded[close[0]] if close else None
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

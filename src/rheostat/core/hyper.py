@@ -220,8 +220,12 @@ def _present(value: Any, live: bool) -> Any:
         return tuple(_present(part, live) for part in cast("tuple[Any, ...]", value))
     if isinstance(value, Schedule):
         return value(0) if live else value
-    plain = isinstance(value, bool | int | float)
-    return value if plain or not isinstance(value, SupportsFloat) else float(value)
+    if isinstance(value, bool | int | float) or not isinstance(value, SupportsFloat):
+        return value
+    size: int = getattr(value, "numel", lambda: 1)()
+    if size != 1:
+        raise InputError(f"should be one number, not a tensor of {size}")
+    return float(value)
 
 
 def _kept(argument: Argument, given: Any, checked: Any, where: str) -> Any:

@@ -62,7 +62,7 @@ def register(
             kind,
             name,
             version,
-            factory.__module__,
+            factory.__module__ or "__main__",  # None in code that exec runs without a name
             factory.__qualname__,
             inspect.getdoc(factory) or "",
             tuple(signature.parameters),

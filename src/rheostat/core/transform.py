@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.reserved import refuse_reserved
 from rheostat.core.schedule import Origin
 
 
@@ -161,6 +162,9 @@ class Transform:
     origin: Origin | None = field(default=None, compare=False)
     parts: tuple[Transform, ...] = ()
 
+    def __post_init__(self) -> None:
+        refuse_reserved(self.name, self.buffers, (*self.hyperparameters, *self.scalars))
+
     @property
     def pieces(self) -> tuple[Transform, ...]:
         """The primitive pieces in order; a piece is its own only one."""
@@ -229,6 +233,31 @@ def identity(update: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tenso
     return update
 
 
+def transform_in(value: object, where: str) -> Transform:
+    """What is given as a transform, if it is one.
+
+    Raises InputError with what would be one; `where` begins the message.
+    """
+    match value:
+        case Transform():
+            return value
+        case str():
+            said = f"text; component({value!r}, 'optimizer').factory() makes one of a name"
+        case None:
+            said = "None; a factory must return what it makes"
+        case list() | tuple():
+            said = "a list; chain(*transforms) makes one of it"
+        case type():
+            said = (
+                f"the class {value.__name__}; rules are made by calls, such as transforms.trace()"
+            )
+        case _ if callable(value):
+            said = f"a function; call it: {getattr(value, '__name__', 'it')}(…)"
+        case _:
+            said = f"an object of type {type(value).__name__}"
+    raise InputError(f"{where}: should be a transform, not {said}")
+
+
 _SCOPES: tuple[Scope, ...] = ("element", "whole", "matrix", "tensor")
 """How much of a parameter a piece must see, from the least on."""
 
@@ -241,7 +270,7 @@ def chain(*transforms: Transform) -> Transform:
             scalar of the same name (the keys of a checkpoint are these names); two that give a
             `view`, or need the gradient elsewhere; a `search` that is not first.
     """
-    pieces = tuple(piece for transform in transforms for piece in transform.pieces)
+    pieces = tuple(p for given in transforms for p in transform_in(given, "chain").pieces)
     if not pieces:
         raise InputError("chain() needs at least one transform")
     buffers: dict[str, Buffer] = {}
@@ -270,7 +299,9 @@ def chain(*transforms: Transform) -> Transform:
 def named(prefix: str, transform: Transform) -> Transform:
     """The transform with `prefix.` before every name it declares, so that two of a kind fit into
     one chain."""
-    renamed = chain(*(_prefixed(prefix, piece) for piece in transform.pieces))
+    renamed = chain(
+        *(_prefixed(prefix, piece) for piece in transform_in(transform, "named").pieces)
+    )
     return replace(renamed, origin=Origin("named", {"prefix": prefix, "transform": transform}))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.registry import component
 from rheostat.core.schedule import Origin, Schedule
-from rheostat.core.transform import Transform, chain
+from rheostat.core.transform import Transform, chain, transform_in
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Mode
 from rheostat.optimizers.loop import Optimizer
@@ -69,20 +69,36 @@ def optimizer(
                 )
             return cast("Optimizer", made.on(target))
     else:
-        for name in hyperparameters:
-            if name != "lr" or isinstance(rule, Policy):
-                raise InputError(
-                    f"{rule.name} takes its hyperparameters in its pieces, not {name!r} here; "
-                    f"{nearest(name, ['lr'])}"
-                )
         made, lr = rule, hyperparameters.get("lr")
-    groups = _groups(made, target, lr)
-    for group in groups:
-        group.setdefault("maximize", maximize)
-        group.setdefault("seed", seed)
+        _refuse_numbers(rule, hyperparameters)
+    if not isinstance(made, Policy):
+        transform_in(made, rule if isinstance(rule, str) else "optimizer")
+    if not isinstance(target, nn.Module | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"optimizer: should be for a module or parameters, not {target!r}")
     return Optimizer(
-        groups, nonfinite=nonfinite, accumulate=accumulate, precision=precision, mode=mode
+        _groups(made, target, lr),
+        nonfinite=nonfinite,
+        accumulate=accumulate,
+        precision=precision,
+        mode=mode,
+        maximize=maximize,
+        seed=seed,
     )
+
+
+def _refuse_numbers(rule: Transform | Policy, given: Iterable[str]) -> None:
+    """Refuse hyperparameters beside a rule that has its own; a transform takes an lr."""
+    for name in given:
+        if isinstance(rule, Policy):
+            raise InputError(
+                f"{rule.name} is a policy, whose rules have the hyperparameters; give {name!r} to "
+                "the rules in its lines"
+            )
+        if name != "lr":
+            raise InputError(
+                f"{transform_in(rule, 'optimizer').name} takes its hyperparameters in its pieces, "
+                f"not {name!r} here; {nearest(name, ['lr'])}"
+            )
 
 
 def _groups(

@@ -17,13 +17,14 @@ from rheostat.optimizers.items import Held, noise, numbers_of
 def observe(
     groups: Sequence[dict[str, Any]],
     rules: Sequence[Transform],
-    held: Sequence[Held],
+    every: Sequence[Held],
     closure: Callable[[], Tensor],
     estimator: Literal["hutchinson", "gnb"],
     batch_size: int,
 ) -> None:
-    """Show the rules of the held parameters a sample of the Hessian's diagonal; see
-    `Optimizer.observe`."""
+    """Show the rules that use it a sample of the Hessian's diagonal; see `Optimizer.observe`."""
+    using = {index for index, rule in enumerate(rules) if any(p.observe for p in rule.pieces)}
+    held = [one for one in every if one.param.requires_grad and one.group in using]
     if not held:
         raise InputError("observe: no rule of this optimizer uses the Hessian's diagonal")
     if any_sharded(one.param for one in held):

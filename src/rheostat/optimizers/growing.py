@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -44,3 +44,15 @@ def grow_state(options: Options, states: Mapping[Tensor, dict[str, Tensor]]) -> 
         had = {name: state.pop(name) for name in LOOPS_OWN if name in state}
         for name, buffer in options.buffers(param).items():
             state[name] = had[name] if name in had else buffer.make(param)
+
+
+def growth_in(saved: object) -> float:
+    """By how much a saved state has its batch grown. Raises InputError where it is no optimizer's
+    state."""
+    if not (isinstance(saved, Mapping) and {"param_groups", "state"} <= saved.keys()):
+        raise InputError(
+            "what is loaded is no optimizer's state: it has not 'param_groups' and 'state', as "
+            "state_dict() gives them"
+        )
+    groups = cast("Mapping[str, Any]", saved)["param_groups"]
+    return groups[0].get("growth", 1.0) if groups else 1.0

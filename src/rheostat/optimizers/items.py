@@ -34,6 +34,8 @@ class Options:
     precision: Literal["plain", "master", "stochastic"]
     growth: float = 1.0
     """So many times more gradients are averaged than `accumulate` says."""
+    maximize: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises InputError for what there is not."""
@@ -47,6 +49,11 @@ class Options:
             )
         if type(self.accumulate) is not int or self.accumulate < 1:
             raise InputError(f"accumulate={self.accumulate!r}: should be a whole number from 1 on")
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What a group that does not say it takes from the optimizer."""
+        return {"maximize": self.maximize, "seed": self.seed}
 
     @property
     def averaged(self) -> int:
@@ -63,22 +70,30 @@ class Options:
         master = self.precision == "master" and param.dtype in HALF
         return {**(_ACCUMULATED if self.averaged > 1 else {}), **(_MASTER if master else {})}
 
+    def recast(self, param: Tensor, state: dict[str, Tensor]) -> None:
+        """Begin or end the master of a parameter that was cast since it got its state."""
+        if "master" not in self.buffers(param):
+            state.pop("master", None)
+        elif "master" not in state:
+            state["master"] = _MASTER["master"].make(param)
+
 
 @dataclass(slots=True, eq=False)
 class Held:
     """A parameter that the optimizer holds: the index of its group, its name, and its state (empty
     while it is frozen).
 
-    `plain` says that a rule can work on the very tensors: real numbers in the precision it computes
-    in. `kernel` is that of its group, where it takes such a parameter. `line` is the place of its
-    count on the host; where the device keeps the counts, parameters of one line have the same, and
-    a `fresh` one was never stepped.
+    `dtype` is the parameter's, until a module is cast. `plain` says that a rule can work on the
+    very tensors: real numbers in the precision it computes in. `kernel` is that of its group, where
+    it takes such a parameter. `line` is the place of its count on the host; where the device keeps
+    the counts, parameters of one line have the same, and a `fresh` one was never stepped.
     """
 
     group: int
     name: str
     param: Tensor
     state: dict[str, Tensor]
+    dtype: torch.dtype
     plain: bool
     kernel: Kernel | None
     line: int = 0
@@ -232,8 +247,8 @@ def check_kind(one: Held, gradient: Tensor, rule: Transform, options: Options) -
     """Refuse a gradient or a parameter that the rule cannot take. Raises InputError."""
     if gradient.is_sparse and (not rule.sparse or options.averaged > 1):
         raise InputError(
-            f"{one.name} has a sparse gradient, which {rule.name} cannot take; sgd, adagrad and "
-            "sparse_adam can, without accumulation"
+            f"{one.name} has a sparse gradient, which {rule.name} cannot take as it is set; sgd "
+            "without momentum and decay, adagrad and sparse_adam can, without accumulation"
         )
     if one.param.is_complex() and rule.scope != "element":
         raise InputError(

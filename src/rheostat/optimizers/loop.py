@@ -18,21 +18,20 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
-from rheostat.optimizers import stages, straight
+from rheostat.optimizers import overrides, stages, straight
 from rheostat.optimizers.accumulating import accumulate, check_average, complete, empty
 from rheostat.optimizers.closures import evaluator
 from rheostat.optimizers.curvature import observe
-from rheostat.optimizers.growing import grow_state, grown
+from rheostat.optimizers.growing import grow_state, grown, growth_in
 from rheostat.optimizers.guard import LeftOut, Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, make_items, squares_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
-from rheostat.optimizers.overrides import check_group, numbers_given, warn_of_other_numbers
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import StepResult
 from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_start, check_owners
-from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, with_names
+from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, params_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
 
@@ -57,6 +56,7 @@ class Optimizer(torch.optim.Optimizer):
         mode: how rules run: "eager", piece by piece; "fused", by torch's fused kernel; "compiled",
             by one kernel made for the rule; "auto" chooses by the rule and the sizes alone, so that
             a resumed run chooses the same. The choice is in `param_groups`, under "mode".
+        maximize, seed: of the groups that do not say them, those that are added later too.
 
     Raises:
         InputError: an unknown hyperparameter in a group, a parameter in two groups, `accumulate`
@@ -71,13 +71,15 @@ class Optimizer(torch.optim.Optimizer):
         accumulate: int = 1,
         precision: Literal["plain", "master", "stochastic"] = "plain",
         mode: Mode = "auto",
+        maximize: bool = False,
+        seed: int = 0,
     ) -> None:
         self.last_step: StepResult | None = None
         self._rules: list[Transform] = []
         self._kernels: list[Sequence[Kernel]] = []
         self._mode: Mode = mode
-        self._set_options(Options(nonfinite, accumulate, precision))
-        listed = list(groups)
+        self._set_options(Options(nonfinite, accumulate, precision, maximize=maximize, seed=seed))
+        listed = [{**group, "params": params_of(i, group)} for i, group in enumerate(groups)]
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
         super().__init__(listed, {})
@@ -99,11 +101,13 @@ class Optimizer(torch.optim.Optimizer):
         rule = given.pop("rule", None) or self._rules[-1]
         check_average(rule, self.options)
         known = keys_of(rule)
-        given = check_group(len(self.param_groups), rule, given)
+        index = len(self.param_groups)
+        given = overrides.check_group(index, rule, {**self.options.shared, **given})
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
         start = sum(len(group["params"]) for group in self.param_groups)
-        given["params"] = with_names(given["params"], start)
+        given["params"] = with_names(params_of(index, given), start)
+        overrides.check_shapes(rule, given["params"])
         if not given["params"]:
             given["param_names"] = []  # torch learns that a group has names from its first one
         super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})
@@ -114,15 +118,14 @@ class Optimizer(torch.optim.Optimizer):
             # Here and not in the constructor, as torch's own makes the list of groups.
             self.plan = Plan(self.param_groups, self._rules, self._members, self._learn)
         check_policy(len(self._rules), rule, group)
-        group["given"] = numbers_given(rule, group)
+        group["given"] = overrides.numbers_given(rule, group)
         self._rules.append(rule)
         self.plan.join(group)
         stages.share_scalars(self.param_groups, self._rules, rule)
         for param in group["params"]:
             if param.requires_grad:
                 self._state_of(param, len(self._rules) - 1)
-        scheduled = self.plan.schedules[-1]
-        group["mode"] = choose_mode(rule, group["params"], self._mode, scheduled)
+        group["mode"] = choose_mode(rule, group["params"], self._mode, self.plan.schedules[-1])
         self._kernels.append(make_kernels(rule, group["mode"]))
 
     def rule(self, group: int) -> Transform:
@@ -227,6 +230,7 @@ class Optimizer(torch.optim.Optimizer):
         columns = self._roster.columns(held)
         if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
             return None
+        held = self._roster.recast(held, groups, self.state)
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         try:
@@ -312,12 +316,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             InputError: an unknown estimator, no rule that observes, a loss without a graph.
         """
-        held = [
-            one
-            for one in self._roster.all(self.param_groups, self.state)
-            if one.param.requires_grad and any(p.observe for p in self._rules[one.group].pieces)
-        ]
-        observe(self.param_groups, self._rules, held, closure, estimator, batch_size)
+        every = self._roster.all(self.param_groups, self.state)
+        observe(self.param_groups, self._rules, every, closure, estimator, batch_size)
 
     # -- views ----------------------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class Optimizer(torch.optim.Optimizer):
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))
             check_owners(index, saved, followed[index], saved=True)
-        warn_of_other_numbers(plan.groups)
+        overrides.warn_of_other_numbers(plan.groups)
         for group, saved in plan.groups:
             group.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         for index, group in enumerate(self.param_groups):
@@ -388,9 +388,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def check(self, state_dict: Mapping[str, Any]) -> LoadPlan:
         """Refuse what `load_state_dict` would, but for other schedules. Raises InputError."""
-        options = replace(self.options, growth=state_dict["param_groups"][0].get("growth", 1.0))
+        options = replace(self.options, growth=growth_in(state_dict))
         buffers = partial(self.buffers_of, options=options)
-        return check_state_dict(state_dict, self.param_groups, buffers)
+        plan = check_state_dict(state_dict, self.param_groups, buffers)
+        overrides.check_saved(self._rules, [saved for _, saved in plan.groups])
+        return plan
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: torch's three, and ours."""

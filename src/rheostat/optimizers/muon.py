@@ -111,7 +111,7 @@ def muon(
         )
 
     return policy(
-        *(match(rule(parts), name=pattern) for pattern, parts in (split or {}).items()),
+        *(match(rule(p), name=pattern, min_dim=2) for pattern, p in (split or {}).items()),
         match(rule(), role=("matrix", "convolution"), optional=True),
         match(
             adamw(following(adamw_lr, lr), adamw_betas, adamw_eps, adamw_weight_decay),

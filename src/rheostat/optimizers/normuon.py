@@ -20,6 +20,7 @@ from rheostat.transforms.orthogonal import (
     Precision,
     Scale,
     as_matrix,
+    check_split,
     in_parts,
     orthogonalize,
     trace_ema,
@@ -39,6 +40,8 @@ def normalize_neurons(beta2: Fraction = 0.95, split: Sequence[Count] | None = No
     beta2: β₂, decay rate of a row's running mean of squares.
     split: proportions in which the rows are several matrices, each with a norm of its own.
     """
+    if split is not None:
+        check_split(split)
 
     def rows(param: Tensor) -> tuple[int, int]:
         return (param.shape[0] if param.ndim else 1, 1)
@@ -143,7 +146,7 @@ def normuon(
         )
 
     return policy(
-        *(match(rule(parts), name=pattern) for pattern, parts in (split or {}).items()),
+        *(match(rule(p), name=pattern, min_dim=2) for pattern, p in (split or {}).items()),
         match(rule(), role=("matrix", "convolution"), optional=True),
         match(
             adamw(following(adamw_lr, lr), adamw_betas, adamw_eps, adamw_weight_decay),

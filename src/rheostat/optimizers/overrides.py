@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any
 
+from torch import Tensor
+
 from rheostat.core.errors import InputError, RheostatWarning, nearest
-from rheostat.core.hyper import Argument, arguments_of, check_argument
+from rheostat.core.hyper import Argument, NonNegative, arguments_of, check_argument
 from rheostat.core.registry import component
 from rheostat.core.transform import Transform
 from rheostat.optimizers.scheduled import has_schedule
 from rheostat.optimizers.state import LABELS, SHARED
+from rheostat.transforms.orthogonal import check_split
+
+_LOOPS = {
+    "lr_factor": Argument("lr_factor", NonNegative),
+    "maximize": Argument("maximize", bool),
+    "seed": Argument("seed", int),
+}
+"""The group keys of the loop's own that are for users."""
+
+_SPLITTING = ("orthogonalize", "normalize_neurons")
+"""Pieces with an argument `split`: proportions of a parameter's rows."""
 
 
 def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +43,7 @@ def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[s
         if key not in known and key not in LABELS:
             near = nearest(key, rule.hyperparameters)
             raise InputError(f"{where}: unknown hyperparameter {key!r}; {near}")
-        hyper = key in rule.hyperparameters and key in signature
-        checked[key] = check_argument(signature[key], value, where) if hyper else value
+        checked[key] = check_argument(signature[key], value, where) if key in signature else value
     return checked
 
 
@@ -42,12 +55,70 @@ def is_share(rule: Transform, hyperparameter: str) -> bool:
 
 
 def _signature(rule: Transform) -> dict[str, Argument]:
-    """The arguments of a rule and of its pieces."""
+    """What may be in a group with this rule, as far as it is known: by key."""
     found: dict[str, Argument] = {}
     for one in (*rule.pieces, rule):  # the rule's own last: it says most
         if one.origin is not None and "@" in one.origin.component:
             found |= arguments_of(component(one.origin.component).factory)
-    return found
+    return {key: found[key] for key in rule.hyperparameters if key in found} | _LOOPS
+
+
+def check_saved(rules: Sequence[Transform], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse saved numbers that no group with these rules could be given. Raises InputError."""
+    for index, (rule, saved) in enumerate(zip(rules, groups, strict=True)):
+        for key, argument in _signature(rule).items():
+            check_argument(argument, saved[key], f"param group {index} of the saved state")
+
+
+class Written:
+    """Looks at what is written into a param group between steps: only at what is new.
+
+    What schedules own is not for it; whoever runs them looks at that.
+    """
+
+    def __init__(self, rule: Transform, group: Mapping[str, Any], owned: Iterable[str]) -> None:
+        arguments = _signature(rule)
+        others = {*owned, *rule.scalars, *(SHARED.keys() - _LOOPS.keys()), "params", "param_names"}
+        self._arguments = {key: arguments.get(key) for key in group if key not in others}
+        self._seen = [group[key] for key in self._arguments]
+
+    def check(self, index: int, group: Mapping[str, Any]) -> None:
+        """Refuse a value that is written to the group and is out of its range, or a schedule."""
+        now = [*map(group.__getitem__, self._arguments)]
+        if all(map(is_, now, self._seen)):
+            return
+        for (key, argument), value, seen in zip(
+            self._arguments.items(), now, self._seen, strict=True
+        ):
+            if value is seen:
+                continue
+            if has_schedule(value):
+                raise InputError(
+                    f"{key} of param group {index}: {value!r} was written to it; schedules are "
+                    "given when the optimizer is made"
+                )
+            # What an accelerator holds, the step does not wait for.
+            elsewhere = isinstance(value, Tensor) and not value.is_cpu
+            if argument is not None and not elsewhere and not _plain(argument, value):
+                check_argument(argument, value, f"param group {index}")
+        self._seen = now
+
+
+def _plain(argument: Argument, value: Any) -> bool:
+    """Whether it is a single number in its range: then it needs no longer look."""
+    low, high = argument.interval
+    return argument.scalar and type(value) is float and low <= value <= high
+
+
+def check_shapes(rule: Transform, params: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse, with the parameter's name, rows that a piece is asked to split and that it cannot."""
+    known = [p.origin for p in rule.pieces if p.origin and p.name in _SPLITTING]
+    for split in filter(None, (origin.arguments["split"] for origin in known)):
+        for name, param in params:
+            try:
+                check_split(split, param.shape[0] if param.ndim else 1)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
 
 
 def numbers_given(rule: Transform, group: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.schedule import Schedule, StateAction, StatePolicy
 from rheostat.core.transform import Transform
+from rheostat.optimizers.overrides import Written
 from rheostat.optimizers.restarting import CycleCounts, Restarted, begin, begin_all, reached
 from rheostat.optimizers.scheduled import (
     COUNTS,
@@ -80,6 +81,7 @@ class Plan:
         self._changed: set[tuple[int, str]] = set()
         self._cycles = CycleCounts()
         self.schedules: list[dict[str, Any]] = []
+        self._written: list[Written] = []
 
     def join(self, group: dict[str, Any]) -> None:
         """Take the schedules out of a new group, and put what they say in their place."""
@@ -90,7 +92,9 @@ class Plan:
         group.update(bases(found))
         group.update({log_key(key): () for key in found})
         group["plan"] = written_plan(found)
-        self._refresh(len(self.schedules) - 1, group)
+        index = len(self.schedules) - 1
+        self._written.append(Written(self._rules[index], group, found))
+        self._refresh(index, group)
 
     def reset(self) -> None:
         """Go back to what was planned. Counts and values stay: whoever calls sets them."""
@@ -102,17 +106,13 @@ class Plan:
             group["plan"] = written_plan(planned)
 
     def check_ready(self) -> None:
-        """Refuse a step where a scheduled hyperparameter was overwritten, or where nobody has said
-        what the last step consumed of what a schedule counts. Raises InputError."""
+        """Refuse a step where a scheduled hyperparameter was overwritten, a value out of range was
+        written to another, or nobody has said what the last step consumed of what a schedule
+        counts. Raises InputError."""
         for index, (group, schedules) in enumerate(zip(self._groups, self.schedules, strict=True)):
+            self._written[index].check(index, group)
             check_owners(index, group, schedules)
             check_counted(index, group, schedules)
-            for key, value in group.items():
-                if isinstance(value, Schedule) and key not in schedules:
-                    raise InputError(
-                        f"{key} of param group {index}: {value!r} was written to it; schedules are "
-                        "given when the optimizer is made"
-                    )
 
     def stepped(self, applied: bool) -> tuple[Restarted, ...]:
         """Count a step, and its update if it was applied; returns the restarts that it reached."""

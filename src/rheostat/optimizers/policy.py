@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.roles import ROLES, roles
 from rheostat.core.schedule import Origin
-from rheostat.core.transform import Transform, chain
+from rheostat.core.transform import Transform, chain, transform_in
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Match:
     min_dim: int = 0
     optional: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        transform_in(self.rule, "match")
 
     def claims(self, name: str, param: Tensor, role: str) -> bool:
         """Whether this line is for the parameter."""
@@ -131,8 +134,12 @@ def match(
 def policy(*lines: Match) -> Policy:
     """Rules for different parameters in one optimizer: ordered, first match wins, total.
 
-    Raises InputError where there is no line.
+    Raises InputError where there is no line, or something else.
     """
+    for line in lines:
+        if not isinstance(line, Match):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(line).__name__
+            raise InputError(f"policy: should be lines, match(rule, role='matrix'), not a {kind}")
     if not lines:
         raise InputError("policy() needs at least one line: policy(match(rule, role='matrix'), …)")
     return Policy(tuple(lines))

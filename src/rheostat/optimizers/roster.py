@@ -14,6 +14,7 @@ from rheostat.core.transform import Transform
 from rheostat.optimizers.device import Resident, device_of
 from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
+from rheostat.optimizers.state import check_cast
 from rheostat.optimizers.straight import Column, columns_of
 
 Groups = Sequence[dict[str, Any]]
@@ -45,6 +46,7 @@ class Roster:
         self._state_of = state_of
         self._held: list[Held] = []
         self._params: list[Tensor] = []
+        self._dtypes: list[torch.dtype] = []
         self._begun = False
         """Whether all of them have a state."""
         self._states: list[dict[str, Tensor]] = []
@@ -84,6 +86,14 @@ class Roster:
             self._hold_all(groups, states)
         return self._held
 
+    def recast(self, held: list[Held], groups: Groups, states: States) -> list[Held]:
+        """Those that take part, made again where a module was cast since they were."""
+        if [*map(_dtype, self._params)] == self._dtypes:
+            return held
+        self._hold_all(groups, states)
+        made = {id(one.param): one for one in self._held}
+        return [made[id(one.param)] for one in held]
+
     def columns(self, held: list[Held]) -> list[Column] | None:
         """What takes part, in columns that kernels run as they are; None where more is to do."""
         if held != self._columns[0]:
@@ -119,6 +129,7 @@ class Roster:
         # In the order of the optimizer's own, so that a look at all of them hashes no tensor.
         self._states = list(states.values())
         self._params = [one.param for one in self._held]
+        self._dtypes = [one.dtype for one in self._held]
         self._begun = all(map(_state, self._held))
         self._place(before)
 
@@ -126,8 +137,11 @@ class Roster:
         wanted = param.grad is not None or param in states
         state = self._state_of(param, index) if wanted else {}
         plain = self._options.plain(param)
+        if state:
+            check_cast(name, param, state, self._rules[index].buffers)
+            self._options.recast(param, state)
         kernel = fitting(self._kernels[index], param, state) if plain and state else None
-        return Held(index, name, param, state, plain, kernel)
+        return Held(index, name, param, state, param.dtype, plain, kernel)
 
     def _place(self, before: Mapping[int, Held]) -> None:
         """Put step counts where they are kept, and parameters with the same count into one line.
@@ -158,6 +172,7 @@ class Roster:
 
 
 _state = operator.attrgetter("state")
+_dtype = operator.attrgetter("dtype")
 
 
 class _Counts:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.sharded import laid_out
 from rheostat.core.transform import Buffer, Transform
+from rheostat.optimizers.numbers import HALF
 from rheostat.optimizers.scheduled import START
 
 LABELS = (
@@ -94,6 +96,12 @@ def check_state_dict(
         InputError: with every difference in names, shapes, buffers and hyperparameters.
     """
     saved_groups = saved["param_groups"]
+    # Ours have counted updates from the first release on.
+    if any("updates" not in group for group in saved_groups):
+        raise InputError(
+            "the saved state is another library's; rheostat.integrations.states.import_state takes "
+            "it over"
+        )
     if len(saved_groups) != len(groups):
         raise InputError(
             f"the saved state has {len(saved_groups)} param groups, this optimizer {len(groups)}"
@@ -165,12 +173,35 @@ def _entry_problems(
     return problems
 
 
-def with_names(params: Any, start: int) -> list[tuple[str, Tensor]]:
+def check_cast(
+    name: str, param: Tensor, state: Mapping[str, Tensor], buffers: Mapping[str, Buffer]
+) -> None:
+    """Refuse a state whose buffers were made before the parameter was cast to a wider dtype."""
+    for key, buffer in buffers.items():
+        mine = state[key].dtype if key in state and buffer.dtype is None else param.dtype
+        if mine not in HALF and torch.promote_types(mine, param.dtype) != mine:
+            now, then = (str(dtype).removeprefix("torch.") for dtype in (param.dtype, mine))
+            raise InputError(
+                f"{name} is {now}, and its state {key!r} was made for {then}; cast the model, and "
+                "then make the optimizer"
+            )
+
+
+def params_of(index: int, group: Mapping[str, Any]) -> list[Any]:
+    """The parameters that a group is given, one alone in a list too. Raises InputError where it
+    says none."""
+    if "params" not in group:
+        given = ", ".join(key for key in group if key != "rule") or "nothing"
+        raise InputError(f"param group {index} has no 'params'; it has {given}")
+    params: Any = group["params"]
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def with_names(params: Sequence[Any], start: int) -> list[tuple[str, Tensor]]:
     """(name, parameter) pairs; parameters that came without names are numbered from `start`."""
-    listed: list[Any] = [params] if isinstance(params, Tensor) else list(params)
     return [
         cast("tuple[str, Tensor]", item)
         if isinstance(item, tuple)
         else (f"param.{start + i}", item)
-        for i, item in enumerate(listed)
+        for i, item in enumerate(params)
     ]

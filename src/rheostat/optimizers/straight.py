@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from rheostat.core.transform import Transform
@@ -51,6 +52,7 @@ class Column:
 
     group: int
     kernel: BatchKernel
+    dtype: torch.dtype
     params: list[Tensor]
     states: list[dict[str, Tensor]]
 
@@ -65,11 +67,11 @@ def columns_of(rules: Sequence[Transform], held: Sequence[Held]) -> list[Column]
             not isinstance(kernel, BatchKernel)
             or not _straight(rules[group], kernel)
             or any(one.kernel is not kernel or not one.param.is_cpu for one in members)
-            or len({one.param.dtype for one in members}) > 1
+            or len({one.dtype for one in members}) > 1
         ):
             return None
         params, states = [one.param for one in members], [one.state for one in members]
-        made.append(Column(group, kernel, params, states))
+        made.append(Column(group, kernel, members[0].dtype, params, states))
     return made
 
 
@@ -99,7 +101,7 @@ def run(
         group, params = groups[column.group], column.params
         numbers = numbers_of(group, rules[column.group])
         mine = list(itertools.islice(rest, len(params)))
-        if group["maximize"] or not column.kernel.can(numbers) or not _dense(params, mine):
+        if group["maximize"] or not column.kernel.can(numbers) or not _dense(column, mine):
             return False
         batches.append(Batch(params, mine, column.states, numbers, 0.0))
     counts = iter(count())
@@ -111,11 +113,12 @@ def run(
     return True
 
 
-def _dense(params: list[Tensor], gradients: list[Tensor]) -> bool:
-    """Plain gradients of the parameters' dtype, and neither with holes."""
+def _dense(column: Column, gradients: list[Tensor]) -> bool:
+    """Plain gradients of the dtype that the parameters have and had, and neither with holes."""
+    params, dtypes = column.params, {column.dtype}
     # Each question to all of them in turn: a loop over the parameters takes three times as long.
     # torch's own kernels do not ask how a tensor lies, and read another order where it has strides.
-    if {*map(type, gradients)} != {Tensor} or {*map(_dtype, gradients)} != {params[0].dtype}:
+    if {*map(type, gradients)} != {Tensor} or {params[0].dtype, *map(_dtype, gradients)} != dtypes:
         return False
     try:
         # Where both hold, the layout is strided.

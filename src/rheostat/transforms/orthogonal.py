@@ -238,6 +238,17 @@ def as_matrix(u: Tensor) -> Tensor:
     return u.reshape(u.shape[0] if u.ndim else 1, -1)
 
 
+def check_split(split: Sequence[int], rows: int = 0) -> int:
+    """The rows of a share of one. Raises InputError for no shares, and for rows that they do not
+    divide."""
+    if not split:
+        raise InputError("split: names no share; should be proportions, such as [1, 1, 1]")
+    unit, rest = divmod(rows, sum(split))
+    if rest:
+        raise InputError(f"split: {rows} rows cannot be divided as {':'.join(map(str, split))}")
+    return unit
+
+
 def in_parts(matrix: Tensor, split: Sequence[int] | None) -> tuple[Tensor, ...]:
     """The rows of a fused matrix in the given proportions; the whole where there are none.
 
@@ -245,10 +256,7 @@ def in_parts(matrix: Tensor, split: Sequence[int] | None) -> tuple[Tensor, ...]:
     """
     if split is None:
         return (matrix,)
-    unit, rest = divmod(matrix.shape[0], sum(split))
-    if rest:
-        shares = ":".join(map(str, split))
-        raise InputError(f"split: {matrix.shape[0]} rows cannot be divided as {shares}")
+    unit = check_split(split, matrix.shape[0])
     return cast("tuple[Tensor, ...]", matrix.split([share * unit for share in split]))
 
 
@@ -306,6 +314,8 @@ def orthogonalize(
     split: proportions in which the rows are several matrices, each made orthogonal by itself.
     """
     how = iteration(coefficients, ns_steps)
+    if split is not None:
+        check_split(split)
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         if not u.numel():

@@ -1,0 +1,96 @@
+"""What is no rule, no line, no state: refused in one line that says what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rheostat as rs
+from rheostat.core.errors import InputError
+from rheostat.core.transform import Transform
+from rheostat.optimizers.policy import Policy
+
+ADAMW: Callable[[], Transform] = rs.component("adamw").factory
+MUON: Callable[[], Policy] = rs.component("muon").factory
+ANY: Any = rs
+
+NO_TRANSFORM: list[tuple[Any, str]] = [
+    (None, "not None; a factory must return what it makes"),
+    (torch.optim.AdamW, "not the class AdamW"),
+    (rs.transforms.trace, r"not a function; call it: trace\(…\)"),
+    ([rs.transforms.trace(0.9)], r"not a list; chain\(\*transforms\) makes one of it"),
+    (torch.optim.SGD([nn.Parameter(torch.ones(1))]), "not an object of type SGD"),
+]
+
+
+def _model() -> nn.Linear:
+    return nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(("given", "said"), NO_TRANSFORM)
+def test_what_is_no_transform(given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=f"optimizer: should be a transform, {said}"):
+        rs.optimizer(given, _model())
+    with pytest.raises(InputError, match=f"chain: should be a transform, {said}"):
+        rs.chain(rs.transforms.trace(0.9), given)
+    with pytest.raises(InputError, match=f"match: should be a transform, {said}"):
+        rs.match(given)
+    with pytest.raises(InputError, match=f"named: should be a transform, {said}"):
+        rs.named("other", given)
+
+
+def test_what_is_a_name_or_a_policy_where_a_transform_belongs() -> None:
+    for given, said in (("adamw", r"not text; component\('adamw'"), (MUON(), "type Policy")):
+        for take in (ANY.chain, ANY.match):
+            with pytest.raises(InputError, match=said):
+                take(given)
+
+
+def test_what_is_no_line_of_a_policy() -> None:
+    for given, said in ((ADAMW(), "Transform"), ("adamw", "str"), ([], "list")):
+        with pytest.raises(InputError, match=rf"policy: should be lines, match\(.*not a {said}"):
+            ANY.policy(given)
+
+
+def test_a_policy_takes_its_numbers_in_its_lines() -> None:
+    with pytest.raises(InputError, match=r"is a policy.* give 'lr' to the rules in its lines"):
+        rs.optimizer(rs.policy(rs.match(ADAMW())), _model(), lr=1e-3)
+
+
+def test_case_does_not_hide_what_was_meant() -> None:
+    for name, meant in (("AdamW", "adamw"), ("SGD", "sgd"), ("Adam-Mini", "adam_mini")):
+        with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+            rs.optimizer(name, _model())
+    with pytest.raises(InputError, match="did you mean 'torch/AdamW'"):
+        rs.optimizer("torch/adamw", _model())
+
+
+def test_a_target_that_holds_no_parameters() -> None:
+    with pytest.raises(InputError, match="for a module or parameters, not None"):
+        ANY.optimizer("sgd", None)
+
+
+def test_sgd_with_momentum_says_what_takes_sparse_gradients() -> None:
+    table = nn.Embedding(4, 2, sparse=True)
+    optimizer = rs.optimizer("sgd", table, momentum=0.9)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(InputError, match="sgd without momentum and decay, adagrad and"):
+        optimizer.step()
+
+
+def test_what_is_no_state() -> None:
+    model = _model()
+    optimizer = rs.optimizer("adamw", model)
+    for wrong in ({}, dict(model.state_dict()), None, []):
+        given: Any = wrong
+        with pytest.raises(InputError, match="what is loaded is no optimizer's state"):
+            optimizer.load_state_dict(given)
+    with pytest.raises(InputError, match="0 param groups, this optimizer 1"):
+        optimizer.load_state_dict({"state": {}, "param_groups": []})
+    theirs = torch.optim.AdamW(model.parameters()).state_dict()
+    with pytest.raises(InputError, match=r"another library's; .*import_state takes it over"):
+        optimizer.load_state_dict(theirs)
