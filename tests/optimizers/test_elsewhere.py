@@ -45,7 +45,7 @@ class _Task:
         def closure() -> Tensor:
             self.calls += 1
             self.optimizer.zero_grad()
-            loss = (self.model(self.x) - self.x.sum(1, keepdim=True)).square().mean()
+            loss: Tensor = (self.model(self.x) - self.x.sum(1, keepdim=True)).square().mean()
             if self.calls == at and act is not None:
                 loss = act(loss)
             loss.backward()

@@ -173,12 +173,14 @@ def test_zero_gradients_displace_nothing(name: str) -> None:
 def test_a_clip_bounds_the_gradient_that_was_found_elsewhere(name: str, way: str) -> None:
     piece, clip = RULES[name][0](), rs.transforms.clip_by_global_norm(1.0)
     param, other = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor([[1.0]]))
-    rule: rs.Transform | Any = rs.chain(*((clip, piece) if way == "before" else (piece, clip)))
-    if way == "around":
-        lines = rs.match(rs.chain(piece, sgd(lr=1.0)), role="vector"), rs.match(sgd(lr=1.0))
-        rule = rs.policy(*lines).after(clip)
+    lines = rs.match(rs.chain(piece, sgd(lr=1.0)), role="vector"), rs.match(sgd(lr=1.0))
+    rule = {
+        "before": rs.chain(clip, piece, sgd(lr=1.0)),
+        "behind": rs.chain(piece, clip, sgd(lr=1.0)),
+        "around": rs.policy(*lines).after(clip),
+    }[way]
     # Of the other parameter the gradient stays zero: only one of them moves.
-    optimizer = rs.optimizer(rule, [param, other], **({} if way == "around" else {"lr": 1.0}))
+    optimizer = rs.optimizer(rule, [param, other])
 
     def closure() -> Tensor:
         optimizer.zero_grad()
