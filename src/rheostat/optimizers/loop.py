@@ -56,7 +56,7 @@ class Optimizer(torch.optim.Optimizer):
             a resumed run chooses the same. The choice is in `param_groups`, under "mode".
 
     Raises:
-        InputError: an unknown hyperparameter in a group, a parameter in two groups.
+        InputError: an unknown hyperparameter in a group, a parameter or a name in two places.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
-                of its range.
+                of its range, a parameter or a name that the optimizer has already.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
@@ -109,8 +109,7 @@ class Optimizer(torch.optim.Optimizer):
         given = check_group(len(self.param_groups), rule, given)
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
-        start = sum(len(group["params"]) for group in self.param_groups)
-        given["params"] = with_names(given["params"], start)
+        given["params"] = with_names(given["params"], self.param_groups)
         if not given["params"]:
             given["param_names"] = []  # torch learns that a group has names from its first one
         super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})
