@@ -140,9 +140,10 @@ def _flank(
     rule: Transform, pieces: Sequence[Transform], verb: Callable[..., None]
 ) -> _Flank | None:
     """The program of some of a rule's pieces; None where there are none, or none can be written."""
-    if not pieces:
+    made_of = structure(rule, pieces)
+    if not pieces or made_of is None:
         return None
-    key = (verb, structure(rule, pieces))
+    key = (verb, made_of)
     if key not in _cache:
         _cache[key] = _written(rule, tuple(pieces), verb)
     return _cache[key]

@@ -144,7 +144,10 @@ def program_of(rule: Transform, shape: torch.Size, dtype: torch.dtype) -> _Progr
         or dtype not in (torch.float32, torch.float64)
     ):
         return None
-    key = (shape, dtype, structure(rule, pieces))
+    made_of = structure(rule, pieces)
+    if made_of is None:
+        return None
+    key = (shape, dtype, made_of)
     if key not in _cache:
         _cache[key] = _written(rule, torch.empty(shape, dtype=dtype, device="meta"))
     return _cache[key]

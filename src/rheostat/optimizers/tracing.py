@@ -242,6 +242,8 @@ def traced(rule: Transform) -> Traced | None:
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
     key = structure(rule, rule.pieces)
+    if key is None:
+        return None
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
