@@ -499,3 +499,13 @@ def test_gradients_with_holes_run_eagerly() -> None:
         opt.step()
         found.append(param.detach())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adafactor_bv", "adam_mini"])
+def test_matrices_without_elements_are_no_obstacle(name: str) -> None:
+    params = [nn.Parameter(torch.ones(shape)) for shape in ((1000, 600), (0, 4), (4, 0), (0,))]
+    opt = rs.optimizer(name, params)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt.step()
+    assert not torch.equal(params[0], torch.ones(1000, 600))

@@ -137,12 +137,10 @@ def program_of(rule: Transform, shape: torch.Size, dtype: torch.dtype) -> _Progr
     pieces = rule.pieces
     if rule.scope != "matrix" or any(p.measure or p.probe or p.search or p.after for p in pieces):
         return None
+    if not shape.numel() or dtype not in (torch.float32, torch.float64):
+        return None
     rows, columns = grid_of(shape)
-    if (
-        not shape.numel()
-        or (columns < _NARROW and rows > _MANY)
-        or dtype not in (torch.float32, torch.float64)
-    ):
+    if columns < _NARROW and rows > _MANY:
         return None
     made_of = structure(rule, pieces)
     if made_of is None:
