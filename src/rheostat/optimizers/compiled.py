@@ -58,6 +58,7 @@ class CompiledKernel:
             and param.numel() >= (1 if self._flat else 2)
             and param.dtype in (torch.float32, torch.float64)
             and all(state[name].dtype == param.dtype for name in self._like)
+            and self._traced.serves(param.dtype)
         )
 
     def takes(self, item: Item) -> bool:
@@ -92,7 +93,7 @@ class CompiledKernel:
         """The compiled graph with its inputs beside tensors, the same for all items of a group that
         are at one step."""
         known = {**item.numbers, "step": item.step}
-        vector = self._traced.numbers(known, item.measured or {})
+        vector = self._traced.numbers(known, item.measured or {}, item.param.dtype)
         rest = [vector.to(item.param.device, item.param.dtype)]
         if item.ok is not None:
             graph = guarded(graph, 2 + len(self._names))

@@ -107,7 +107,7 @@ def _object(content: Any, seen: frozenset[int]) -> tuple[Any, ...]:
 
 def _attributes(method: MethodType, seen: frozenset[int]) -> Iterator[Any]:
     """What a method reads of its object, and what else this holds."""
-    owner, code = method.__self__, cast("CodeType", method.__func__.__code__)
+    owner, code = method.__self__, method.__func__.__code__
     held: dict[str, Any] = getattr(owner, "__dict__", {})
     yield repr({name: value for name, value in held.items() if name not in code.co_names})
     if id(code) in seen:
