@@ -83,7 +83,7 @@ class CompiledKernel:
                 self._run_alone(batch)
 
     def _run_alone(self, items: list[Item]) -> None:
-        run = self._bound(self._traced.graph, items[0])
+        run = self._bound(self._traced.of(items[0].param.dtype).graph, items[0])
         for item in items:
             buffers = [item.state[name] for name in self._names]
             flat = [buffer.view(-1) if buffer.ndim else buffer for buffer in buffers]
@@ -102,7 +102,7 @@ class CompiledKernel:
         return lambda *tensors: compiled(*tensors, *rest)
 
     def _run_flat(self, items: list[Item]) -> None:
-        run = self._bound(self._traced.graph, items[0])
+        run = self._bound(self._traced.of(items[0].param.dtype).graph, items[0])
         for part in parts(items):
             with self._gathering.together(part) as (params, updates, buffers):
                 if len(updates) == 1:
@@ -116,7 +116,7 @@ class CompiledKernel:
 
     def _run_stacked(self, items: list[Item]) -> None:
         """Parameters of one length, a row each; buffers of one number are a column."""
-        rows = self._traced.over_rows
+        rows = self._traced.of(items[0].param.dtype).over_rows
         if rows is None:
             self._run_alone(items)
             return

@@ -66,12 +66,18 @@ class Traced:
         return self._double()
 
     def serves(self, dtype: torch.dtype) -> bool:
-        """Whether the graph is that of parameters of this dtype, too; its numbers may be others."""
+        """Whether what it does with float32 is, with another name of the type, what it does with
+        this one; its numbers may be others."""
         if dtype is not torch.float64:
             return True
         double = self.double
         measures = self.measuring is None or self.measuring.serves(dtype)
-        return double is not None and double.graph.code == self.graph.code and measures
+        same = self.graph.code.replace("torch.float32", "torch.float64")
+        return double is not None and double.graph.code == same and measures
+
+    def of(self, dtype: torch.dtype) -> Traced:
+        """The same for parameters of this dtype."""
+        return self.double or self if dtype is torch.float64 else self
 
     @functools.cached_property
     def meaning(self) -> tuple[Any, ...]:
