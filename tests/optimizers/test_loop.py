@@ -567,3 +567,32 @@ def test_the_parameters_of_a_group_are_one_or_many_in_any_iterable() -> None:
         rs.optimizer("sgd", [{"params": iter(())}])
     with pytest.raises(InputError, match="group 0 has no 'params'; it has parms, lr"):
         rs.optimizer("sgd", [{"parms": [_param(1.0)], "lr": 0.1}])
+
+
+@pytest.mark.parametrize("twice", [[("a", 0), ("b", 0)], [("a", 0), ("a", 0)], [0, 0]])
+def test_a_parameter_given_twice_is_stepped_once_under_its_first_name(twice: list[Any]) -> None:
+    param = _param(1.0)
+    given = [(one[0], param) if isinstance(one, tuple) else param for one in twice]
+    rule = rs.policy(rs.match(rs.transforms.scale_by_learning_rate(1.0)))
+    for optimizer in (rs.optimizer("sgd", given, lr=1.0), rs.optimizer(rule, given)):
+        (group,) = optimizer.param_groups
+        assert group["param_names"] == ["a" if isinstance(twice[0], tuple) else "param.0"]
+        before = param.item()
+        _step(optimizer, param, 0.25)
+        assert param.item() == before - 0.25
+        optimizer.add_param_group({"params": [_param(2.0)]})
+
+
+def test_two_parameters_of_one_name_are_refused() -> None:
+    """By name a state finds its parameter again, and noise is drawn."""
+    nets = [nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)]
+    pairs = [pair for net in nets for pair in net.named_parameters()]
+    with pytest.raises(InputError, match="group 0: two parameters are named 'weight'; give"):
+        rs.optimizer("adam", pairs)
+    with pytest.raises(InputError, match="group 0: two parameters are named 'weight'; give"):
+        rs.optimizer(rs.policy(rs.match(rs.transforms.trace(0.9))), pairs)
+    with pytest.raises(InputError, match="group 1: two parameters are named 'weight'; give"):
+        rs.optimizer("adam", [{"params": [pair]} for pair in pairs])
+    with pytest.raises(InputError, match="group 1: other is in param group 0 already; give it"):
+        rs.optimizer("adam", [{"params": [pair]} for pair in (pairs[0], ("other", pairs[0][1]))])
+    rs.optimizer("adam", [(f"{i}.{name}", param) for i, (name, param) in enumerate(pairs)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -294,6 +295,80 @@ def test_rules_that_differ_somewhere_do_not_share_a_program(
         agree(_by_all, betas=betas)
 
 
+class _Settings:
+    factor = 1.0
+
+
+SETTINGS: dict[str, float] = {"factor": 1.0}
+LISTED = [1.0]
+HELD = types.SimpleNamespace(factor=1.0)
+_known = SETTINGS.get
+
+
+def _of_dict(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * SETTINGS["factor"]
+
+
+def _of_list(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * LISTED[0]
+
+
+def _of_object(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * HELD.factor
+
+
+def _of_method(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * (_known("factor") or 0.0)
+
+
+def _of_helper(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return _of_dict(u, state, param, hyper)
+
+
+def _of_class(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+    return u * _Settings.factor
+
+
+class _Inherits(_Settings):
+    def update(self, u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u * self.factor
+
+    def asked(self, u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return self.update(u, state, param, hyper)
+
+
+def _keeping(held: dict[str, float]) -> Verb:
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u * held["factor"]
+
+    return update
+
+
+INHERITS = _Inherits()
+MUTABLE: list[Verb] = [_of_dict, _of_list, _of_object, _of_method, _of_helper, _keeping(SETTINGS)]
+
+
+@pytest.mark.parametrize("scope", ["element", "matrix"])
+@pytest.mark.parametrize("update", [*MUTABLE, _of_class, INHERITS.update, INHERITS.asked])
+def test_what_a_rule_reads_is_read_anew(
+    update: Verb, scope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program does not notice that a dict, a list or an object has changed: none is made. A new
+    optimizer finds a class's new number."""
+    rule = Transform(update, scope=scope, scaled=True)
+    for factor in (1.0, 3.0):
+        monkeypatch.setitem(SETTINGS, "factor", factor)
+        LISTED[0] = factor
+        monkeypatch.setattr(HELD, "factor", factor)
+        monkeypatch.setattr(_Settings, "factor", factor)
+        param = nn.Parameter(torch.zeros(800, 700))
+        opt = rs.optimizer(rule, [param])
+        assert opt.param_groups[0]["mode"] == ("eager" if update in MUTABLE else "compiled")
+        param.grad = torch.ones_like(param)
+        opt.step()
+        assert torch.equal(param, torch.full_like(param, -factor))
+
+
 def test_a_group_without_a_matrix_of_its_own_is_taken_too() -> None:
     params = _named(torch.float32, [(40, 72)])
     opt = rs.optimizer("adafactor", params, mode="compiled")
@@ -424,3 +499,13 @@ def test_gradients_with_holes_run_eagerly() -> None:
         opt.step()
         found.append(param.detach())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adafactor_bv", "adam_mini"])
+def test_matrices_without_elements_are_no_obstacle(name: str) -> None:
+    params = [nn.Parameter(torch.ones(shape)) for shape in ((1000, 600), (0, 4), (4, 0), (0,))]
+    opt = rs.optimizer(name, params)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt.step()
+    assert not torch.equal(params[0], torch.ones(1000, 600))

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.transform import Hyper, State, Transform
+from rheostat.optimizers.kernels import COMPILE_FROM
 from rheostat.optimizers.native import NativeKernel
+
+T = rs.transforms
 
 SAME_BITS = ["lion", "signum", "sgd", "rprop", "sophia", "asgd", "prodigy", "schedule_free_sgd"]
 """Rules whose traced formula is the eager one, operation by operation."""
@@ -309,3 +312,29 @@ def test_nothing_is_allocated_for_a_step() -> None:
             opt.step()
     most = max((event.self_cpu_memory_usage for event in found.key_averages()), default=0)
     assert most < 4096  # the vector of scalars, the steps
+
+
+@pytest.mark.parametrize("before", [T.clip_by_norm(1.0), T.clip_by_global_norm(1.0)])
+def test_a_factor_in_the_dtype_of_the_update_is_not_rounded_in_float64(before: Any) -> None:
+    rule = rs.chain(before, T.trace(0.9))
+    _agree_in_double(rule, "compiled")
+
+
+def test_what_a_rule_does_by_dtype_is_done_by_the_dtype_of_the_parameter() -> None:
+    def by_epsilon(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u + 1e6 * torch.finfo(u.dtype).eps
+
+    _agree_in_double(Transform(by_epsilon, scope="element"), "auto")
+
+
+def _agree_in_double(rule: Transform, mode: Any) -> None:
+    gradient = torch.randn(COMPILE_FROM, dtype=torch.float64)
+    ways: list[Tensor] = []
+    for way in ("eager", mode):
+        params = [nn.Parameter(torch.zeros(COMPILE_FROM, dtype=d)) for d in (gradient.dtype, None)]
+        opt = rs.optimizer(rule, params, lr=1.0, mode=way)
+        for param in params:
+            param.grad = gradient.to(param.dtype)
+        opt.step()
+        ways.append(params[0].detach())
+    torch.testing.assert_close(*ways, rtol=1e-13, atol=0.0)

@@ -58,6 +58,7 @@ class CompiledKernel:
             and param.numel() >= (1 if self._flat else 2)
             and param.dtype in (torch.float32, torch.float64)
             and all(state[name].dtype == param.dtype for name in self._like)
+            and self._traced.serves(param.dtype)
         )
 
     def takes(self, item: Item) -> bool:
@@ -82,7 +83,7 @@ class CompiledKernel:
                 self._run_alone(batch)
 
     def _run_alone(self, items: list[Item]) -> None:
-        run = self._bound(self._traced.graph, items[0])
+        run = self._bound(self._traced.of(items[0].param.dtype).graph, items[0])
         for item in items:
             buffers = [item.state[name] for name in self._names]
             flat = [buffer.view(-1) if buffer.ndim else buffer for buffer in buffers]
@@ -92,7 +93,7 @@ class CompiledKernel:
         """The compiled graph with its inputs beside tensors, the same for all items of a group that
         are at one step."""
         known = {**item.numbers, "step": item.step}
-        vector = self._traced.numbers(known, item.measured or {})
+        vector = self._traced.numbers(known, item.measured or {}, item.param.dtype)
         rest = [vector.to(item.param.device, item.param.dtype)]
         if item.ok is not None:
             graph = guarded(graph, 2 + len(self._names))
@@ -101,7 +102,7 @@ class CompiledKernel:
         return lambda *tensors: compiled(*tensors, *rest)
 
     def _run_flat(self, items: list[Item]) -> None:
-        run = self._bound(self._traced.graph, items[0])
+        run = self._bound(self._traced.of(items[0].param.dtype).graph, items[0])
         for part in parts(items):
             with self._gathering.together(part) as (params, updates, buffers):
                 if len(updates) == 1:
@@ -115,7 +116,7 @@ class CompiledKernel:
 
     def _run_stacked(self, items: list[Item]) -> None:
         """Parameters of one length, a row each; buffers of one number are a column."""
-        rows = self._traced.over_rows
+        rows = self._traced.of(items[0].param.dtype).over_rows
         if rows is None:
             self._run_alone(items)
             return

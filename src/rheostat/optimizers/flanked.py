@@ -54,7 +54,7 @@ class FlankedKernel:
         flanks = [flank for flank in (self._before, self._after) if flank is not None]
         wide = [state[name] for flank in flanks for name in flank.names]
         return lie_plain([(one, param.dtype) for one in (param, *wide)]) and all(
-            compiles(flank.text) for flank in flanks
+            flank.serves(param.dtype) and compiles(flank.text) for flank in flanks
         )
 
     def takes(self, item: Item) -> bool:
@@ -66,9 +66,9 @@ class FlankedKernel:
         # One piece of memory for all that is handed over: it stays in the cache.
         longest = max(item.param.numel() for item in items)
         scratch: dict[torch.dtype, Tensor] = {}
-        vectors: dict[tuple[int, float], tuple[Tensor | None, Tensor]] = {}
+        vectors: dict[tuple[Any, ...], tuple[Tensor | None, Tensor]] = {}
         for item in items:
-            key = (id(item.numbers), item.same)
+            key = (id(item.numbers), item.same, item.param.dtype)
             if key not in vectors:
                 first = self._before and self._before.vector(item)
                 vectors[key] = first, self._after.vector(item)
@@ -98,7 +98,12 @@ class _Flank:
 
     def vector(self, item: Item) -> Tensor:
         """The numbers of the program, for all items of one group and count."""
-        return self._graph.numbers({**item.numbers, "step": item.step}, {})
+        known = {**item.numbers, "step": item.step}
+        return self._graph.numbers(known, {}, item.param.dtype)
+
+    def serves(self, dtype: torch.dtype) -> bool:
+        """Whether it is written for parameters of this dtype."""
+        return self._graph.serves(dtype)
 
     def run(self, vector: Tensor, item: Item, *given: Tensor) -> None:
         """Run it on an item's update, and on where to hand the next one."""
@@ -140,9 +145,10 @@ def _flank(
     rule: Transform, pieces: Sequence[Transform], verb: Callable[..., None]
 ) -> _Flank | None:
     """The program of some of a rule's pieces; None where there are none, or none can be written."""
-    if not pieces:
+    made_of = structure(rule, pieces)
+    if not pieces or made_of is None:
         return None
-    key = (verb, structure(rule, pieces))
+    key = (verb, made_of)
     if key not in _cache:
         _cache[key] = _written(rule, tuple(pieces), verb)
     return _cache[key]

@@ -59,8 +59,8 @@ class Optimizer(torch.optim.Optimizer):
         maximize, seed: of the groups that do not say them, those that are added later too.
 
     Raises:
-        InputError: an unknown hyperparameter in a group, a parameter in two groups, `accumulate`
-            with a rule that takes the gradient elsewhere (SAM, L-BFGS).
+        InputError: an unknown hyperparameter in a group, a parameter or a name in two places,
+            `accumulate` with a rule that takes the gradient elsewhere (SAM, L-BFGS).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
-                of its range, a rule whose gradients cannot be averaged as the others' are.
+                of its range, a parameter or a name that is there, a rule that cannot be averaged.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]
@@ -105,11 +105,10 @@ class Optimizer(torch.optim.Optimizer):
         given = overrides.check_group(index, rule, {**self.options.shared, **given})
         self._learn()
         counts = self.param_groups[0] if self.param_groups else START
-        start = sum(len(group["params"]) for group in self.param_groups)
-        given["params"] = with_names(params_of(index, given), start)
+        given["params"] = with_names(params_of(index, given), self.param_groups)
         overrides.check_shapes(rule, given["params"])
-        if not given["params"]:
-            given["param_names"] = []  # torch learns that a group has names from its first one
+        if not given["params"]:  # torch learns that a group has names from its first one
+            given["param_names"] = []
         super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})
         group = self.param_groups[-1]
         for key in set(self.defaults) - set(known):

@@ -137,14 +137,15 @@ def program_of(rule: Transform, shape: torch.Size, dtype: torch.dtype) -> _Progr
     pieces = rule.pieces
     if rule.scope != "matrix" or any(p.measure or p.probe or p.search or p.after for p in pieces):
         return None
-    rows, columns = grid_of(shape)
-    if (
-        not shape.numel()
-        or (columns < _NARROW and rows > _MANY)
-        or dtype not in (torch.float32, torch.float64)
-    ):
+    if not shape.numel() or dtype not in (torch.float32, torch.float64):
         return None
-    key = (shape, dtype, structure(rule, pieces))
+    rows, columns = grid_of(shape)
+    if columns < _NARROW and rows > _MANY:
+        return None
+    made_of = structure(rule, pieces)
+    if made_of is None:
+        return None
+    key = (shape, dtype, made_of)
     if key not in _cache:
         _cache[key] = _written(rule, torch.empty(shape, dtype=dtype, device="meta"))
     return _cache[key]

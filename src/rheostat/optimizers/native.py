@@ -67,7 +67,8 @@ class NativeKernel:
             dtype = torch.float64 if name in self._doubles else param.dtype
             tensors.append((state[name], dtype))
         texts = [one[1] for one in (self._moving, self._measuring) if one]
-        return lie_plain(tensors) and all(map(compiles, texts))
+        served = self._moving[0].serves(param.dtype)
+        return served and lie_plain(tensors) and all(map(compiles, texts))
 
     def takes(self, item: Item) -> bool:
         """Dense gradients, and neither they nor the parameter with holes."""
@@ -99,7 +100,8 @@ class NativeKernel:
     def run_batch(self, batch: Batch) -> None:
         """Move the batch's parameters and write their buffers."""
         graph, text = self._moving
-        vector = graph.numbers({**batch.numbers, "step": batch.count}, {})
+        known = {**batch.numbers, "step": batch.count}
+        vector = graph.numbers(known, {}, batch.params[0].dtype)
         launch(text, vector, self._columns(batch.params, batch.gradients, batch.states))
         increment_version(batch.params)
 
@@ -113,7 +115,8 @@ class NativeKernel:
             together.setdefault(key, []).append(item)
         for batch in together.values():
             first = batch[0]
-            vector = graph.numbers({**first.numbers, "step": first.step}, first.measured or {})
+            known = {**first.numbers, "step": first.step}
+            vector = graph.numbers(known, first.measured or {}, first.param.dtype)
             params, gradients = [item.param for item in batch], [item.update for item in batch]
             states = [item.state for item in batch]
             launch(text, vector, self._columns(params, gradients, states), results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from rheostat.core.errors import InputError, nearest
 from rheostat.core.roles import ROLES, roles
 from rheostat.core.schedule import Origin
 from rheostat.core.transform import Transform, chain, transform_in
+from rheostat.optimizers.state import with_names
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,10 @@ def _described(model: nn.Module | Sequence[Any]) -> list[tuple[str, Tensor, str]
     if isinstance(model, nn.Module):
         known = roles(model)
         return [(name, param, known[name]) for name, param in model.named_parameters()]
+    if any(isinstance(item, dict) for item in model):
+        raise InputError("policy: give a module or parameters; the policy makes the groups")
     described: list[tuple[str, Tensor, str]] = []
-    for i, item in enumerate(model):
-        if isinstance(item, dict):
-            raise InputError("policy: give a module or parameters; the policy makes the groups")
-        is_pair = isinstance(item, tuple)
-        name, param = cast("tuple[str, Tensor]", item if is_pair else (f"param.{i}", item))
+    for name, param in with_names(model, ()):
         kind = "matrix" if param.ndim >= 2 else "vector" if param.ndim == 1 else "scalar"
         described.append((name, param, kind))
     return described

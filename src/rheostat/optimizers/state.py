@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -197,11 +197,36 @@ def params_of(index: int, group: Mapping[str, Any]) -> list[Any]:
     return [params] if isinstance(params, Tensor) else list(params)
 
 
-def with_names(params: Sequence[Any], start: int) -> list[tuple[str, Tensor]]:
-    """(name, parameter) pairs; parameters that came without names are numbered from `start`."""
-    return [
-        cast("tuple[str, Tensor]", item)
-        if isinstance(item, tuple)
-        else (f"param.{start + i}", item)
-        for i, item in enumerate(params)
-    ]
+def with_names(
+    params: Iterable[Any], groups: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, Tensor]]:
+    """(name, parameter) pairs for one more group, each parameter once, under its first name; those
+    that came without names are numbered on from `groups`.
+
+    Raises:
+        InputError: a name that another parameter has, which would get the one's state and noise; a
+            parameter of a group before.
+    """
+    where = f"param group {len(groups)}"
+    owners = {id(param): i for i, group in enumerate(groups) for param in group["params"]}
+    taken = {name for group in groups for name in group["param_names"]}
+    start = len(owners)
+    pairs: dict[int, tuple[str, Tensor]] = {}
+    for item in params:
+        unnamed = not isinstance(item, tuple)
+        name, param = cast("tuple[str, Tensor]", ("", item) if unnamed else item)
+        if id(param) in pairs:
+            continue
+        name = f"param.{start + len(pairs)}" if unnamed else name
+        if id(param) in owners:
+            raise InputError(
+                f"{where}: {name} is in param group {owners[id(param)]} already; give it once"
+            )
+        if name in taken:
+            raise InputError(
+                f"{where}: two parameters are named {name!r}; give each a name of its own, as in "
+                f"('generator.{name}', parameter)"
+            )
+        taken.add(name)
+        pairs[id(param)] = name, param
+    return list(pairs.values())

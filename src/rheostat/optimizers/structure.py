@@ -2,61 +2,158 @@
 
 from __future__ import annotations
 
+import dis
+import functools
+import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from types import CodeType, MethodType
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from numbers import Number
+from types import CodeType, MethodType, ModuleType
 from typing import Any, cast
+
+from torch import Tensor, nn
 
 from rheostat.core.transform import Transform
 
+_CHANGES = "a rule that reads what may change (a dict, a list, an object) cannot be compiled"
 
-def structure(rule: Transform, pieces: Sequence[Transform]) -> tuple[Any, ...]:
+
+def structure(rule: Transform, pieces: Sequence[Transform]) -> tuple[Any, ...] | None:
     """The code of these pieces, the names and kinds of the rule's buffers, and how many numbers
     each hyperparameter has; not their values, which a program is given.
 
-    It holds what it names, so that nothing else can come to be called the same.
+    It holds what it names, so that nothing else can come to be called the same. None where a piece
+    reads what may change, which a program would not notice.
     """
+    try:
+        return _structure(rule, pieces)
+    except TypeError:
+        return None
+
+
+def _structure(rule: Transform, pieces: Sequence[Transform]) -> tuple[Any, ...]:
     numbers: Mapping[str, Any] = {**rule.hyperparameters, **rule.scalars}
     return (
         tuple((name, _length(value)) for name, value in numbers.items()),
         tuple((name, one.dtype, code_of(one.shape)) for name, one in rule.buffers.items()),
-        tuple((p.name, *map(code_of, (p.update, p.measure, p.after))) for p in pieces),
+        tuple(
+            (p.name, *(one and code_of(one) for one in (p.update, p.measure, p.after)))
+            for p in pieces
+        ),
     )
 
 
 def code_of(function: Any, seen: frozenset[int] = frozenset()) -> tuple[Any, ...]:
     """The code of a function, and what it takes from elsewhere: its object, its closure, its
-    defaults, the functions and the plain values that it finds in its module."""
+    defaults, the functions and the plain values that it finds in its module.
+
+    Raises TypeError where it reads what may change under the same name: a dict, a list, an
+    attribute of an object.
+    """
+    if isinstance(function, functools.partial):
+        made = cast("functools.partial[Any]", function)
+        parts = (made.func, *made.args, *made.keywords.values())
+        return tuple(made.keywords), *(_told(one, seen) for one in parts)
+    if isinstance(function, MethodType):
+        inside = code_of(function.__func__, seen)
+        return _Same(function.__self__), *_attributes(function, seen), inside
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return _object(function, seen)
     if id(function) in seen:
         return ()
     inside = seen | {id(function)}
-    if isinstance(function, MethodType):
-        held: dict[str, Any] = getattr(function.__self__, "__dict__", {})
-        return _Same(function.__self__), repr(held), code_of(function.__func__, inside)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return (_Same(function),)
-    found: list[Any] = [code, repr(function.__defaults__), repr(function.__kwdefaults__)]
-    cells = (cell.cell_contents for cell in function.__closure__ or ())
-    for content in (*cells, *_globals(code, function.__globals__)):
-        if isinstance(content, Transform):
-            found += [code_of(piece.update, inside) for piece in content.pieces]
-        elif callable(content):
-            found.append(code_of(content, inside))
-        else:
-            found.append(repr(content))
-    return tuple(found)
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    keywords: Mapping[str, Any] = function.__kwdefaults__ or {}
+    found = [*cells, *(function.__defaults__ or ()), *keywords.values()]
+    if not _is_torch(function):
+        found += [_at(function.__globals__, path) for path in _globals(code)]
+    return code, tuple(keywords), *(_told(one, inside) for one in found)
 
 
-def _globals(code: CodeType, known: Mapping[str, Any]) -> Iterator[Any]:
-    """What a function's code, and the code within it, may mean by a name of its module."""
-    plain = (bool, int, float, str, tuple, frozenset, type(None))
+def _told(content: Any, seen: frozenset[int]) -> Any:
+    """What tells a value that a rule reads from another; raises TypeError where nothing does."""
+    if content is None or isinstance(content, bool | Number | str | bytes | Enum):
+        return repr(content)
+    if isinstance(content, tuple | frozenset):
+        return type(cast("object", content)), *(_told(one, seen) for one in cast("Any", content))
+    if isinstance(content, Transform):  # one piece may call another's
+        return tuple(code_of(piece.update, seen) for piece in content.pieces)
+    if isinstance(content, type | ModuleType | Tensor):
+        return _Same(content)
+    if is_dataclass(content) and cast("Any", content).__dataclass_params__.frozen:
+        return _Same(type(content)), *(
+            _told(getattr(content, field.name), seen) for field in fields(content)
+        )
+    return code_of(content, seen) if callable(content) else _object(content, seen)
+
+
+def _object(content: Any, seen: frozenset[int]) -> tuple[Any, ...]:
+    """An object that is no Python function: one of torch's, a builtin, or one that is called."""
+    owner = getattr(content, "__self__", None)  # a builtin method's, such as a dict's
+    if isinstance(owner, dict | list | set):
+        raise TypeError(_CHANGES)
+    if _is_torch(type(content)) and not isinstance(content, nn.Module):
+        return (_Same(content),)
+    if callable(content):
+        call = getattr(content, "__call__", None)  # noqa: B004  (it is read, not asked for)
+        wrapped = getattr(content, "__wrapped__", None)
+        inner = call if isinstance(call, MethodType) else wrapped
+        return (_Same(content), *(code_of(inner, seen) if inner else ()))
+    raise TypeError(_CHANGES)
+
+
+def _attributes(method: MethodType, seen: frozenset[int]) -> Iterator[Any]:
+    """What a method reads of its object, and what else this holds."""
+    owner, code = method.__self__, method.__func__.__code__
+    held: dict[str, Any] = getattr(owner, "__dict__", {})
+    yield repr({name: value for name, value in held.items() if name not in code.co_names})
+    if id(code) in seen:
+        return
     for name in code.co_names:
-        content = known.get(name)
-        if isinstance(content, plain) or hasattr(content, "__code__"):
-            yield content
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _globals(constant, known)
+        value = inspect.getattr_static(owner, name, _Same)
+        if isinstance(value, property):
+            yield code_of(MethodType(value.fget or repr, owner), seen | {id(code)})
+        elif value is not _Same:
+            yield _told(getattr(owner, name), seen | {id(code)})
+
+
+@functools.cache
+def _globals(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """The names of its module that a function's code, and the code within it, reads, each with the
+    attributes that are read of it at once."""
+    paths: list[list[str]] = []
+    reading = False
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            paths.append([step.argval])
+            reading = True
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and reading:
+            paths[-1].append(step.argval)
+        elif step.opname not in ("CACHE", "EXTENDED_ARG"):
+            reading = False
+    inner = [_globals(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return tuple(dict.fromkeys([*map(tuple, paths), *itertools.chain(*inner)]))
+
+
+def _at(known: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    """What stands at a path: the attributes of modules and classes are followed, and of no
+    object."""
+    name, *rest = path
+    found = known.get(name)  # a builtin is the same for all
+    for attribute in rest:
+        if not isinstance(found, ModuleType | type) or _is_torch(found):
+            break
+        found = getattr(found, attribute, None)
+    return found
+
+
+def _is_torch(found: Any) -> bool:
+    """Whether it is torch's: what its functions read does not change a rule."""
+    name = getattr(found, "__name__" if isinstance(found, ModuleType) else "__module__", None)
+    return (name or "").partition(".")[0] == "torch"
 
 
 def _length(value: Any) -> int | None:

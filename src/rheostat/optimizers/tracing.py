@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -22,6 +21,7 @@ from torch import Tensor, fx
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.numbers import vector_of
+from rheostat.optimizers.scalars import Numbers, Scalar, Trace
 from rheostat.optimizers.structure import code_of, structure
 
 MOST_SCALARS = 64
@@ -29,142 +29,6 @@ MOST_SCALARS = 64
 
 _LENGTH = 64
 """Elements of the tensors that a rule is traced with."""
-
-Numbers = Mapping[str, Any]
-
-
-class Scalar:
-    """A number that is not known while tracing: an expression in the hyperparameters.
-
-    Where it meets a tensor it becomes an input of the graph. Anything that needs its value now
-    (a branch, `math.sqrt`) raises TypeError, and the rule is run eagerly.
-    """
-
-    def __init__(self, value: Callable[[Numbers], float]) -> None:
-        self.value = value
-
-    def __neg__(self) -> Scalar:
-        value = self.value
-        return Scalar(lambda numbers: -value(numbers))
-
-    def __abs__(self) -> Scalar:
-        value = self.value
-        return Scalar(lambda numbers: abs(value(numbers)))
-
-    def __bool__(self) -> bool:
-        raise TypeError("a rule that branches on a hyperparameter cannot be compiled")
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        lift = _Trace.current().lift
-        kwargs = kwargs or {}
-        for keyword in ("value", "alpha"):
-            if isinstance(kwargs.get(keyword), Scalar):
-                return _scaled(func.__name__, args, lift(kwargs[keyword]))
-        cheaper = None if kwargs else _cheaper(func.__name__, args)
-        if cheaper is not None:
-            return cheaper
-        lifted = {k: lift(v) if isinstance(v, Scalar) else v for k, v in kwargs.items()}
-        return func(*(lift(a) if isinstance(a, Scalar) else a for a in args), **lifted)
-
-
-def _scaled(name: str, args: tuple[Any, ...], factor: Tensor) -> Tensor:
-    """The torch functions with a `value` or `alpha`, which takes plain numbers only."""
-    start, *rest = cast("tuple[Tensor, ...]", args)
-    match name.removesuffix("_"), rest:
-        case "addcmul", [a, b]:
-            result = start + factor * (a * b)
-        case "addcdiv", [a, b]:
-            result = start + factor * (a / b)
-        case "add", [a]:
-            result = start + factor * a
-        case "sub", [a]:
-            result = start - factor * a
-        case _:
-            raise TypeError(f"{name} with a scalar that is not known yet cannot be compiled")
-    return start.copy_(result) if name.endswith("_") else result
-
-
-def _cheaper(name: str, args: tuple[Any, ...]) -> Tensor | None:
-    """What comes to the same with a number that is known before the call; None for most functions.
-
-    A division of vectors takes as long as ten products, and torch's lerp chooses between two
-    formulas element by element.
-    """
-    if not args or not isinstance(args[-1], Scalar):
-        return None
-    number: Any = args[-1]
-    match name, args[:-1]:
-        case "div" | "true_divide" | "__truediv__", (Tensor() as a,):
-            return a * (1 / number)
-        case "div_", (Tensor() as a,):
-            return a.mul_(1 / number)
-        case "lerp", (Tensor() as a, Tensor() as b) if a.itemsize == 2:  # rounds once
-            return (a.float() * (1 - number) + b.float() * number).to(a.dtype)
-        case "lerp", (Tensor() as a, Tensor() as b):
-            return a * (1 - number) + b * number
-        case "lerp_", (Tensor() as a, Tensor() as b) if a.itemsize == 2:  # rounds once
-            return a.copy_(a.float() * (1 - number) + b.float() * number)
-        case "lerp_", (Tensor() as a, Tensor() as b):
-            return a.mul_(1 - number).add_(b * number)
-        case _:
-            return None
-
-
-def _operators() -> None:
-    """Give Scalar the arithmetic of numbers."""
-
-    def plain(operand: Any) -> Callable[[Numbers], float]:
-        return operand.value if isinstance(operand, Scalar) else lambda _: operand
-
-    def make(act: Callable[[float, float], float], swapped: bool) -> Callable[[Any, Any], Any]:
-        def apply(self: Scalar, other: Any) -> Any:
-            if isinstance(other, Tensor):
-                return NotImplemented
-            one, two = (plain(other), self.value) if swapped else (self.value, plain(other))
-            return Scalar(lambda numbers: act(one(numbers), two(numbers)))
-
-        return apply
-
-    for name in ("add", "sub", "mul", "truediv", "pow"):
-        setattr(Scalar, f"__{name}__", make(getattr(operator, name), False))
-        setattr(Scalar, f"__r{name}__", make(getattr(operator, name), True))
-    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(Scalar, f"__{name}__", make(getattr(operator, name), False))
-
-
-_operators()
-
-
-class _Trace:
-    """The scalars that a rule has met tensors with, in order, and the inputs in their place."""
-
-    _stack: list[_Trace] = []  # noqa: RUF012  (one a process: tracing is not concurrent)
-
-    def __init__(self, slots: Tensor) -> None:
-        self._slots = slots
-        self.scalars: list[Scalar] = []
-
-    @classmethod
-    def current(cls) -> _Trace:
-        return cls._stack[-1]
-
-    def lift(self, scalar: Scalar) -> Tensor:
-        self.scalars.append(scalar)
-        return self._slots[len(self.scalars) - 1]
-
-    def __enter__(self) -> _Trace:
-        self._stack.append(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.pop()
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,12 +48,36 @@ class Traced:
     measured: tuple[str, ...] = ()
     measuring: Traced | None = None
     finishes: bool = True
+    _double: Callable[[], Traced | None] = lambda: None
 
-    def numbers(self, known: Numbers, sums: Mapping[str, Tensor]) -> Tensor:
+    def numbers(
+        self, known: Numbers, sums: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """The inputs that the graph has beside tensors, one vector in float64: from the
-        hyperparameters and the step, and the sums by name."""
+        hyperparameters and the step, and the sums by name; for parameters of this dtype."""
+        if dtype is torch.float64 and self.double is not None:
+            return self.double.numbers(known, sums)
         slots = vector_of([scalar.value(known) for scalar in self._scalars])
         return self._prologue(slots, *(sums[name].double() for name in self.measured))
+
+    @functools.cached_property
+    def double(self) -> Traced | None:
+        """The rule traced with float64 tensors, where it was traced with float32 ones."""
+        return self._double()
+
+    def serves(self, dtype: torch.dtype) -> bool:
+        """Whether what it does with float32 is, with another name of the type, what it does with
+        this one; its numbers may be others."""
+        if dtype is not torch.float64:
+            return True
+        double = self.double
+        measures = self.measuring is None or self.measuring.serves(dtype)
+        same = self.graph.code.replace("torch.float32", "torch.float64")
+        return double is not None and double.graph.code == same and measures
+
+    def of(self, dtype: torch.dtype) -> Traced:
+        """The same for parameters of this dtype."""
+        return self.double or self if dtype is torch.float64 else self
 
     @functools.cached_property
     def meaning(self) -> tuple[Any, ...]:
@@ -242,6 +130,8 @@ def traced(rule: Transform) -> Traced | None:
         if not buffer.like_parameter and buffer.shape(torch.empty(2, 2)) != ():
             return None
     key = structure(rule, rule.pieces)
+    if key is None:
+        return None
     if key not in _cache:
         _cache[key] = _trace(rule)
     return _cache[key]
@@ -299,12 +189,13 @@ def graph_of(
     verb: Callable[..., Any],
     measured: Sequence[str],
     like: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Traced | None:
-    """The graph of `verb(update, state, param, hyper)`, over flat tensors or a parameter like this
-    one; None where it has none."""
+    """The graph of `verb(update, state, param, hyper)`, over flat tensors of a dtype or a parameter
+    like this one; None where it has none."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    trace: _Trace | None = None
+    trace: Trace | None = None
 
     def run(param: Tensor, update: Tensor, *rest: Tensor) -> Any:
         nonlocal trace
@@ -321,14 +212,14 @@ def graph_of(
             noise=_refuse_noise,
         )
         state = dict(zip(rule.buffers, buffers, strict=True))
-        with _Trace(slots) as trace:
+        with Trace(slots) as trace:
             return verb(update, state, param, hyper)
 
     # Ones, so that nothing divides by zero; only the operations are kept.
     if like is None:
-        one = torch.ones(_LENGTH)
+        one = torch.ones(_LENGTH, dtype=dtype)
         own = [
-            torch.ones(_LENGTH if buffer.like_parameter else (), dtype=buffer.dtype)
+            torch.ones(_LENGTH if buffer.like_parameter else (), dtype=buffer.dtype or dtype)
             for buffer in rule.buffers.values()
         ]
     else:
@@ -344,7 +235,8 @@ def graph_of(
             return None
     assert trace is not None
     main, prologue = _split(graph, 2 + len(own))
-    return Traced(main, trace.scalars, prologue, tuple(measured))
+    double = functools.partial(graph_of, rule, verb, tuple(measured), like, torch.float64)
+    return Traced(main, trace.scalars, prologue, tuple(measured), _double=double)
 
 
 def _split(whole: fx.GraphModule, tensors: int) -> tuple[fx.GraphModule, fx.GraphModule]:
