@@ -1,4 +1,4 @@
-"""The clauses about cards can fail: each finds its planted fault."""
+"""The clauses about cards and scopes can fail: each finds its planted fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.references.table import strangers_gone
 from torch import Tensor
 
 import rheostat as rs
-from rheostat.conformance import card
+from rheostat.conformance import card, scope
 from rheostat.conformance.check import examine
 from rheostat.conformance.subject import Subject
 from rheostat.core.component import Component, adopt
@@ -62,3 +62,15 @@ def test_a_rule_that_claims_sparse_gradients_and_fails_on_them_is_found() -> Non
 
     rule = Transform(update, buffers={"exp_avg": Buffer()}, scope="element", sparse=True)
     assert _found(card.takes_as_stated, _registered("test_sparse", rule)) not in ("holds", "")
+
+
+def test_a_norm_in_a_rule_that_claims_elements_is_found() -> None:
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u / (u.norm() + 1e-8)
+
+    lie = _registered("test_norm", Transform(update, scope="element"))
+    assert "another element's gradient changes the update" in _found(scope.elements_apart, lie)
+    assert "otherwise where there are others" in _found(scope.alone_or_not, lie)
+    honest = _registered("test_honest", Transform(update))
+    assert _found(scope.elements_apart, honest) == "not applicable"
+    assert _found(scope.alone_or_not, honest) == "holds"

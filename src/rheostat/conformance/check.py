@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from rheostat.conformance import card, inputs, state, steps
+from rheostat.conformance import card, inputs, scope, state, steps
 from rheostat.conformance.subject import Broken, NotApplicable, Subject
 
 CLAUSES: tuple[Callable[[Subject], None], ...] = (
     *steps.CLAUSES,
     *state.CLAUSES,
     *inputs.CLAUSES,
+    *scope.CLAUSES,
     *card.CLAUSES,
 )
 
