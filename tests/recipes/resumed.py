@@ -51,7 +51,9 @@ def recipe(case: str) -> tuple[dict[str, Any], torch.dtype]:
         found["regime"] = ["spike_guard", "starting_rate"]
         found["safeguards"] = {"every": 2, "survive": 1, "streak": 1}
     if option in ("master", "stochastic"):
-        found |= {"precision": option, "accumulate": 2 if option == "master" else 1}
+        # Rules that look elsewhere take no averages.
+        averaged = 2 if option == "master" and name != "lbfgs" else 1
+        found |= {"precision": option, "accumulate": averaged}
         dtype = torch.bfloat16
     return found, dtype
 

@@ -31,8 +31,18 @@ NUMBERS = frozenset(
             "lr_factor",
             "factors",
         ),
-        *("updates", "samples", "tokens", "epochs", "fraction", "uncounted", "growth", "phase"),
-        *("limit", "maximize", "seed", "step", "gradient", "measured", "noise"),
+        *("updates", "samples", "tokens", "epochs", "fraction", "uncounted", "growth"),
+        *(
+            "phase",
+            "received",
+            "limit",
+            "maximize",
+            "seed",
+            "step",
+            "gradient",
+            "measured",
+            "noise",
+        ),
     }
 )
 """Of a param group, or of a Hyper."""
