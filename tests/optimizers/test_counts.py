@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -34,6 +35,29 @@ def test_each_counts_its_own_updates() -> None:
     assert _step(params, opt, without=(1, 3)) == [2, 1, 2, 1]
     assert _step(params, opt) == [3, 2, 3, 2]
     assert len({opt.state[p]["step"].untyped_storage().data_ptr() for p in params}) == 1
+
+
+def test_steps_that_were_skipped_for_their_gradients_are_counted_and_saved() -> None:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opt = rs.optimizer("adamw", [{"params": [one]} for one in params], accumulate=2)
+
+    def step(value: float | None, limit: float | None = None) -> list[int]:
+        for param in params:
+            param.grad = None if value is None else torch.full((3,), value)
+        for group in opt.param_groups:
+            group["limit"] = limit
+        opt.step()
+        return [group["skipped"] for group in opt.param_groups]
+
+    assert step(1.0) == [0, 0], "it only added to an average"
+    assert step(None) == [0, 0]
+    assert step(math.nan) == [1, 1]
+    assert step(9.0, limit=1.0) == [2, 2]
+    assert step(1.0) == [2, 2]
+    groups = [{"params": [nn.Parameter(torch.ones(3))]} for _ in params]
+    again = rs.optimizer("adamw", groups, accumulate=2)
+    again.load_state_dict(opt.state_dict())
+    assert again.param_groups[0]["skipped"] == 2
 
 
 def test_a_count_that_somebody_puts_there_is_believed() -> None:

@@ -35,6 +35,7 @@ NUMBERS = frozenset(
         *(
             "phase",
             "received",
+            "skipped",
             "limit",
             "maximize",
             "seed",

@@ -10,9 +10,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers.items import Held, Options, check_kind
-
-ACCUMULATING = "accumulating"
-"""How the reason begins where a step was no update because the average is not complete."""
+from rheostat.optimizers.results import ACCUMULATING
 
 
 def check_average(rule: Transform, options: Options) -> None:

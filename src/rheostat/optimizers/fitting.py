@@ -19,6 +19,8 @@ from rheostat.optimizers.state import ALGORITHM, LABELS, SHARED, pieces_in
 OWN = ("accumulated", "master")
 """Buffers of the loop, which belong to no piece."""
 
+_APART = ("plan", "mode", "received", "skipped")
+"""Group keys that may differ between groups whose parameters come together."""
 _PROGRESS = (*START, "uncounted", "phase", "evaluating")
 """Group keys that say how far the optimizer is: the saved ones go on."""
 
@@ -165,11 +167,11 @@ class Fitting:
         first = next(iter(sources.values()), self.saved["param_groups"][0])
         found = {key: first[key] for key in _PROGRESS}
         received = (n for n in going_on if n in self._group_of[n].get("received", ()))
-        found["received"] = tuple(received)
+        found |= {"received": tuple(received), "skipped": first.get("skipped", 0)}
         if kept:
             for source in sources.values():
                 for key in first:
-                    taken = key in (*LABELS, "plan", "mode", "received") or _matches(key, self.here)
+                    taken = key in (*LABELS, *_APART) or _matches(key, self.here)
                     if not taken and source.get(key) != first[key]:
                         self._problems.append(
                             f"group {index}: {key} was saved as {first[key]!r} for some of its "

@@ -167,7 +167,7 @@ class Followed:
 
     def _stepped(self, *_: Any) -> None:
         self._show_plan()
-        begun = self.plan.stepped(applied=True)
+        begun = self.plan.stepped(None)
         updates = int(self.param_groups[0]["updates"])
         self.last_step = StepResult(True, updates, restarts=begun)
 

@@ -28,7 +28,7 @@ from rheostat.optimizers.items import Held, Options, make_items, squares_of, wri
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
-from rheostat.optimizers.results import StepResult
+from rheostat.optimizers.results import NO_GRADIENT, StepResult
 from rheostat.optimizers.roster import Roster
 from rheostat.optimizers.scheduled import START, at_start, check_owners
 from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, params_of, with_names
@@ -177,10 +177,10 @@ class Optimizer(torch.optim.Optimizer):
         self._check_ready()
         held, gradients = self._roster.taking_part(self.param_groups, self.state)
         look = self._look(held, gradients)
-        reason = look.reason if held else "no parameter has a gradient"
+        reason = look.reason if held else NO_GRADIENT
         if reason is None:
             reason = self._update(held, gradients, closure, loss, look)
-        begun = self.plan.stepped(applied=reason is None)
+        begun = self.plan.stepped(reason)
         resident = self._roster.resident
         if look.ok is None or resident is None:
             updates = int(self.param_groups[0]["updates"])

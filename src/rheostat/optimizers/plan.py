@@ -1,5 +1,4 @@
-"""The plan of a run: which schedules own which hyperparameters, where they are, and how to change
-them by name."""
+"""The plan of a run: which schedules own which hyperparameters, and their changes by name."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from rheostat.core.schedule import Schedule, StateAction, StatePolicy
 from rheostat.core.transform import Transform
 from rheostat.optimizers.overrides import Written
 from rheostat.optimizers.restarting import CycleCounts, Restarted, begin, begin_all, reached
+from rheostat.optimizers.results import left_out
 from rheostat.optimizers.scheduled import (
     COUNTS,
     at_counts,
@@ -114,11 +114,13 @@ class Plan:
             check_owners(index, group, schedules)
             check_counted(index, group, schedules)
 
-    def stepped(self, applied: bool) -> tuple[Restarted, ...]:
-        """Count a step, and its update if it was applied; returns the restarts that it reached."""
+    def stepped(self, reason: str | None) -> tuple[Restarted, ...]:
+        """Count a step, and its update without a reason; returns the restarts that it reached."""
         for group in self._groups:
             group["uncounted"] = COUNTS
-        return self._move({"updates": 1}) if applied else ()
+            if left_out(reason):
+                group["skipped"] += 1
+        return () if reason else self._move({"updates": 1})
 
     def consumed(self, counts: Mapping[str, float]) -> tuple[Restarted, ...]:
         """Count what the last step consumed. Raises InputError; see `Optimizer.consumed`."""
@@ -161,10 +163,11 @@ class Plan:
         )
 
     def recount(self, updates: int) -> None:
-        """Correct the count of applied updates, which an accelerator knows better."""
+        """Correct the count of applied updates, and of skipped ones: an accelerator knows."""
         for index, group in enumerate(self._groups):
             if group["updates"] != updates:
                 check_owners(index, group, self.schedules[index])
+                group["skipped"] += max(0, int(group["updates"]) - updates)
                 group["updates"] = updates
                 self._refresh(index, group)
 

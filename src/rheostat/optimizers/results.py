@@ -7,8 +7,18 @@ from typing import Any
 
 from rheostat.optimizers.restarting import Restarted
 
+ACCUMULATING = "accumulating"
+"""How the reason begins where a step was no update because the average is not complete."""
+NO_GRADIENT = "no parameter has a gradient"
+"""The reason where there was nothing to update by."""
+
 Outcome = tuple[bool, int, str | None, float | None]
 """applied, step, reason, grad_norm."""
+
+
+def left_out(reason: str | None) -> bool:
+    """Whether it says that gradients came, and were not used."""
+    return reason is not None and not reason.startswith((ACCUMULATING, NO_GRADIENT))
 
 
 class StepResult:
@@ -17,6 +27,7 @@ class StepResult:
     `step` is the number of updates applied so far; `reason` says why this one was not.
     `grad_norm` is the global norm of the gradients as they came, None where nothing looked
     (`nonfinite="propagate"`). `restarts` are the cycles that begin with the next update.
+    `param_groups[0]["skipped"]` has how many steps were skipped for their gradients so far.
 
     On an accelerator the answer is there, not here: the first of these that is read, `restarts`
     aside, waits for it.

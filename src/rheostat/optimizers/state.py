@@ -34,6 +34,7 @@ SHARED: Mapping[str, Any] = {
     "given": "{}",
     "growth": 1.0,
     "phase": 0,
+    "skipped": 0,
     "received": (),
     "evaluating": False,
     "mode": "eager",

@@ -8,13 +8,12 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from rheostat.optimizers.accumulating import ACCUMULATING
 from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.plan import Replanned
 from rheostat.optimizers.restarting import FIRST_MOMENTS, Restarted
-from rheostat.optimizers.results import StepResult
+from rheostat.optimizers.results import ACCUMULATING, StepResult
 from rheostat.regimes.account import Account
 from rheostat.signals.fingerprint import fingerprint, mark, rng_mark
 from rheostat.signals.norms import total_norm
