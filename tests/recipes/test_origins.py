@@ -97,9 +97,6 @@ def test_what_python_can_put_together() -> None:
         transforms.trace(),
         rs.chain(clip, adamw()),
         rs.chain(adamw(), transforms.ema_weights()),
-        rs.chain(
-            rs.named("a", rs.chain(transforms.trace(0.5), transforms.sam())), transforms.trace()
-        ),
         rs.named("outer", rs.named("inner", transforms.trace())),
         lines,
         lines.after(clip),
@@ -108,6 +105,8 @@ def test_what_python_can_put_together() -> None:
         rs.component("muon").factory().after(clip),
     ):
         same(rs.optimizer(rule, model(), seed=5, accumulate=2))
+    elsewhere = rs.named("a", rs.chain(transforms.trace(0.5), transforms.sam()))
+    same(rs.optimizer(rs.chain(elsewhere, transforms.trace()), model(), seed=5))
     alone = same(rs.optimizer(transforms.trace(), model(), lr=0.5))
     assert alone.canonical()["lr"] == 0.5
     by_layer = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

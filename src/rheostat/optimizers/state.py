@@ -205,12 +205,12 @@ def with_names(
     that came without names are numbered on from `groups`.
 
     Raises:
-        InputError: a name that another parameter has, which would get the one's state and noise; a
-            parameter of a group before.
+        InputError: a name that another parameter of the group has, which would get the one's state;
+            a parameter of a group before.
     """
     where = f"param group {len(groups)}"
     owners = {id(param): i for i, group in enumerate(groups) for param in group["params"]}
-    taken = {name for group in groups for name in group["param_names"]}
+    taken: set[str] = set()
     start = len(owners)
     pairs: dict[int, tuple[str, Tensor]] = {}
     for item in params:
