@@ -19,7 +19,7 @@ def check_average(rule: Transform, options: Options) -> None:
     if piece is not None and options.averaged > 1:
         raise InputError(
             f"accumulate: {piece.name} would take the gradient elsewhere for the last of "
-            f"{options.averaged} batches alone; let the closure run over all of them, without it"
+            f"{options.averaged} batches alone; leave it out, and let the closure run over all"
         )
 
 

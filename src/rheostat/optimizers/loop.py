@@ -59,7 +59,7 @@ class Optimizer(torch.optim.Optimizer):
         maximize, seed: of the groups that do not say them, those that are added later too.
 
     Raises:
-        InputError: an unknown hyperparameter in a group, a parameter or a name in two places,
+        InputError: an unknown hyperparameter in a group, a parameter in two, a name twice in one,
             `accumulate` with a rule that takes the gradient elsewhere (SAM, L-BFGS).
     """
 
@@ -95,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
-                of its range, a parameter or a name that is there, a rule that cannot be averaged.
+                of its range, a parameter of another group, a rule that cannot be averaged.
         """
         given = dict(param_group)
         rule = given.pop("rule", None) or self._rules[-1]

@@ -50,7 +50,7 @@ def _warn_of_another_recipe(run: str, ours: Parts, theirs: Parts) -> None:
         warnings.warn(
             f"regime: replay: the run {run} had another recipe ({listed}): its decisions are made "
             "again where they can be, and mean something else here",
-            stacklevel=3,
+            stacklevel=4,  # in the program that attaches
         )
 
 

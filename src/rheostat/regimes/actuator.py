@@ -82,16 +82,24 @@ class Actuator:
             case Stop():
                 hands.stop(act.reason)
 
-    def way(self, hyperparameter: str, hands: Hands) -> tuple[float, float] | None:
-        """The value of a hyperparameter now, and where its factor is going, in the first group that
-        has it; None where none has."""
-        found = next(iter(hands.planned(hyperparameter).items()), None)
-        if found is None:
+    def way(
+        self,
+        hyperparameter: str,
+        hands: Hands,
+        group: int | None = None,
+        turn: float = 1.0,
+        *,
+        eased: bool = False,
+    ) -> tuple[float, float] | None:
+        """A hyperparameter's value now, and where its factor and a `turn` more lead, in a group or
+        the first that has it; None where none has. `eased` as in `Knobs.goal`."""
+        planned = hands.planned(hyperparameter).items()
+        first, value = next(((g, v) for g, v in planned if group in (None, g)), (None, math.nan))
+        if first is None:
             return None
-        group, planned = found
-        now = self.knobs.factor(hyperparameter, group)
-        goal = 2.0 ** self.knobs.goal(hyperparameter, group, eased=True)
-        return scaled(hyperparameter, planned, now), scaled(hyperparameter, planned, goal)
+        now = self.knobs.factor(hyperparameter, first)
+        goal = 2.0 ** self.knobs.goal(hyperparameter, first, eased=eased) * turn
+        return scaled(hyperparameter, value, now), scaled(hyperparameter, value, goal)
 
     def target(self, act: RollBack, at: int) -> Saved | None:
         """The state that a roll back would put back."""

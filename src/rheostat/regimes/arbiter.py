@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rheostat.core.controller import Decision, Limit, Now, Scale, scaled
+from rheostat.core.controller import Decision, Limit, Now, Scale
 from rheostat.core.errors import InputError
 from rheostat.regimes.account import Ease
 from rheostat.regimes.actuator import Actuator
@@ -144,13 +144,7 @@ class Arbiter:
         """The value of a hyperparameter now, and where the act leads."""
         if not isinstance(act, Scale):
             return None
-        name, knobs = act.hyperparameter, self.actuator.knobs
-        group, planned = next(
-            (g, value) for g, value in hands.planned(name).items() if act.group in (None, g)
-        )
-        goal = 2.0 ** knobs.goal(name, group) * act.factor
-        present = knobs.factor(name, group)
-        return scaled(name, planned, present), scaled(name, planned, goal)
+        return self.actuator.way(act.hyperparameter, hands, act.group, act.factor)
 
     # -- what follows ---------------------------------------------------------------------------
 

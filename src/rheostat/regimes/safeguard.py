@@ -314,7 +314,7 @@ class Safeguard:
     ) -> None:
         """Do it, and have it in the book."""
         self.actuator.carry_out(SAFEGUARD, act, at, hands)
-        values = self.actuator.way(subject, hands) if subject else None
+        values = self.actuator.way(subject, hands, eased=True) if subject else None
         self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject, values=values)
 
     def _return_gradually(self, since: str, at: int, hands: Hands) -> None:
