@@ -299,7 +299,10 @@ def against_others(
                 continue
             named = [(f"m{i}", p) for i, p in enumerate(parameters(shapes))]
             opt = rs.optimizer(name, named, nonfinite="propagate")
-            peer = getattr(peers, names[name])(parameters(shapes))
+            # Of Adam-mini pytorch-optimizer makes groups by the names in a model.
+            whole = library == "pytorch_optimizer" and name == "adam_mini"
+            theirs = parameters(shapes)
+            peer = getattr(peers, names[name])(nn.ParameterList(theirs) if whole else theirs)
             if library == "pytorch_optimizer" and name == "schedule_free_adamw":
                 peer.train()
             step = peer.step

@@ -16,7 +16,8 @@ from rheostat.conformance.check import examine
 from rheostat.conformance.subject import Subject
 from rheostat.core.component import Component, adopt
 from rheostat.core.hyper import NonNegative
-from rheostat.core.transform import Buffer, Hyper, State, Transform
+from rheostat.core.transform import Buffer, Hyper, State, Transform, Update
+from rheostat.optimizers import cpp
 
 
 def _found(clause: object, component: Component) -> str:
@@ -74,3 +75,22 @@ def test_a_norm_in_a_rule_that_claims_elements_is_found() -> None:
     honest = _registered("test_honest", Transform(update))
     assert _found(scope.elements_apart, honest) == "not applicable"
     assert _found(scope.alone_or_not, honest) == "holds"
+
+
+def test_a_rule_that_is_compiled_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def miscompiled(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u / (u.abs().sqrt() + 0.125)  # programs are kept: nobody else has this one
+
+    def sound(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u / (u.square().sqrt() + 0.125)
+
+    def outcome(name: str, update: Update) -> str:
+        rule = Transform(update, scope="element")
+        return _found(scope.compiled_as_eager, _registered(name, rule))
+
+    monkeypatch.setattr(cpp, "HEAD", cpp.HEAD.replace("__builtin_sqrtf(x)", "x"))
+    assert "off when it is compiled" in outcome("test_miscompiled", miscompiled)
+    monkeypatch.undo()
+    assert outcome("test_sound", sound) == "holds"
+    monkeypatch.setattr(scope, "compiler_at_hand", lambda: False)
+    assert outcome("test_uncompiled", sound) == "not applicable"

@@ -3,7 +3,9 @@
     python -m tests.golden.golden        records what has no file yet; never overwrites
 
 A file holds the weights of the conformance model after 20 eager float32 steps, with where they were
-computed. Other numbers on the same platform are another version of the component.
+computed. Other numbers on the same platform are another version of the component. A rule that
+searches (L-BFGS) gets one batch in all steps: over changing ones it runs away, to numbers that one
+unit in the last place of the first weights turns into others.
 """
 
 from __future__ import annotations
@@ -32,11 +34,24 @@ def platform() -> dict[str, str]:
     }
 
 
-def trajectory(ref: str) -> np.ndarray:
-    """All weights after the steps, flat, in the order of the parameters."""
-    net = model()
-    train(net, Subject.named(ref).make(net), range(STEPS))
+def trajectory(ref: str, disturbed: int | None = None) -> np.ndarray:
+    """All weights after the steps, flat, in the order of the parameters; `disturbed` moves each of
+    the first weights by a unit in the last place or not at all, another way for each number."""
+    net, subject = model(), Subject.named(ref)
+    if disturbed is not None:
+        generator = torch.Generator().manual_seed(disturbed)
+        for param in net.parameters():
+            ulps = torch.randint(-1, 2, param.shape, generator=generator)
+            param.data.mul_(1 + ulps * torch.finfo(torch.float32).eps)
+    searches = any(piece.search for rule in subject.rules for piece in rule.pieces)
+    train(net, subject.make(net), [0] * STEPS if searches else range(STEPS))
     return torch.cat([p.detach().reshape(-1) for p in net.parameters()]).numpy()
+
+
+def sensitivity(ref: str) -> float:
+    """The largest difference that one unit in the last place of the first weights makes."""
+    plain = trajectory(ref)
+    return max(float(np.abs(trajectory(ref, k) - plain).max()) for k in range(8))
 
 
 def load(ref: str) -> tuple[dict[str, str], np.ndarray]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core import compiler
 from rheostat.core.errors import InputError
+from rheostat.core.transform import Hyper, State
 from rheostat.optimizers.compiled import CompiledKernel
 from rheostat.optimizers.kernels import COMPILE_FROM
 from rheostat.optimizers.tracing import traced
@@ -74,6 +75,19 @@ def test_compiled_agrees_with_eager(name: str) -> None:
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_every_rule_that_compiles_agrees_with_eager(name: str) -> None:
     _agree(name, "compiled")
+
+
+@pytest.mark.usefixtures("by_torch")
+def test_a_cast_to_half_precision_and_back_rounds() -> None:
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u.bfloat16().float()
+
+    param = nn.Parameter(torch.zeros(300, 70))
+    gradient = torch.randn(300, 70, generator=torch.Generator().manual_seed(0))
+    opt = rs.optimizer(rs.Transform(update, scope="element"), [param], mode="compiled", lr=1.0)
+    param.grad = gradient
+    opt.step()
+    assert torch.equal(param.detach(), -gradient.bfloat16().float())
 
 
 @pytest.mark.usefixtures("by_torch")

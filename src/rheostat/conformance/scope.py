@@ -6,10 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.conformance.subject import NotApplicable, Subject, bits, expect, step_with
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers.build import optimizer
+from rheostat.optimizers.items import HALF
+from rheostat.optimizers.kernels import Mode, compiler_at_hand
 
 _STEPS = 6
+_NEAR, _NEAR_IN_HALF = 2e-4, 2**-8
+"""Of the way that a parameter went: how far its compiled run may be off, in float32, and where a
+buffer rounds to half precision."""
 
 
 def alone_or_not(subject: Subject) -> None:
@@ -38,6 +44,46 @@ def elements_apart(subject: Subject) -> None:
         )
 
 
+def compiled_as_eager(subject: Subject) -> None:
+    """Where the rule can be compiled, it moves parameters as it does piece by piece."""
+    if not compiler_at_hand():
+        raise NotApplicable("there is no compiler here")
+    compared = False
+    for rule in subject.rules:
+        starts, slow = _trained(rule, "eager")
+        try:
+            _, fast = _trained(rule, "compiled")
+        except InputError:  # it needs parameters in their shape, or branches on a number
+            continue
+        compared = True
+        half = any(buffer.dtype in HALF for buffer in rule.buffers.values())
+        for start, one, other in zip(starts, slow, fast, strict=True):
+            way = (one - start).abs().max().item()
+            off = (one - other).abs().max().item()
+            expect(
+                off <= (_NEAR_IN_HALF if half else _NEAR) * way + 1e-6 * start.abs().max().item(),
+                f"{rule.name} moves a parameter of shape {tuple(start.shape)} by {way:.3g}, and "
+                f"ends {off:.3g} off when it is compiled; report it, and use mode='eager'",
+            )
+    if not compared:
+        raise NotApplicable("it is not compiled")
+
+
+def _trained(rule: Transform, mode: Mode) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters of several shapes before and after some steps, with gradients of all sizes; the
+    vector has none at first."""
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=generator) for shape in ((40, 60), (96,), (2, 3, 3, 3))]
+    params = [nn.Parameter(start.clone()) for start in starts]
+    opt = optimizer(rule, params, mode=mode)
+    for k in range(_STEPS):
+        sizes = [10.0 ** torch.randn(start.shape, generator=generator) for start in starts]
+        found = [size * torch.randn(size.shape, generator=generator) for size in sizes]
+        late = [None if k < 2 and gradient.dim() == 1 else gradient for gradient in found]
+        step_with(opt, [*zip(params, late, strict=True)])
+    return starts, [param.detach() for param in params]
+
+
 def _moved(rule: Transform, others: int = 0, first: float = 1.0) -> Tensor:
     """A parameter after some steps, beside others; the gradient of its first element is multiplied
     by `first`."""
@@ -58,4 +104,4 @@ def _moved(rule: Transform, others: int = 0, first: float = 1.0) -> Tensor:
     return params[0][1].detach()
 
 
-CLAUSES = (alone_or_not, elements_apart)
+CLAUSES = (alone_or_not, elements_apart, compiled_as_eager)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -101,9 +101,9 @@ def closure_for(
 
 
 def train(
-    net: nn.Module, opt: torch.optim.Optimizer, steps: range, scale: float = 1.0
+    net: nn.Module, opt: torch.optim.Optimizer, steps: Iterable[int], scale: float = 1.0
 ) -> list[float]:
-    """Steps with a closure (every optimizer takes one); the losses."""
+    """Steps with a closure (every optimizer takes one), one for each batch named; the losses."""
     losses: list[float] = []
     for k in steps:
         # torch's annotation of `step` has closures that return floats; tensors are what it takes.

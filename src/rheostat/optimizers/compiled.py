@@ -144,7 +144,9 @@ class CompiledKernel:
 def _compiled(graph: fx.GraphModule) -> Any:
     """The graph's compiled function, one for all optimizers of a process."""
     # Dynamic from the first call on: no size is special, so none compiles anew.
-    return torch.compile(graph.forward, dynamic=True, fullgraph=True)
+    # A cast to half precision and back rounds; torch's compiler leaves that out unless it is told.
+    options: dict[str, Any] = {"emulate_precision_casts": True}
+    return torch.compile(graph.forward, dynamic=True, fullgraph=True, options=options)
 
 
 @functools.cache

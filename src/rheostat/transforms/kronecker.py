@@ -18,6 +18,7 @@ from rheostat.core.hyper import Count, Fraction, NonNegative
 from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform
 from rheostat.transforms.orthogonal import Precision
+from rheostat.transforms.products import multiply
 
 Graft: TypeAlias = Literal["none", "sgd", "adam", "rmsprop"]
 
@@ -39,7 +40,7 @@ def accumulate(statistic: Tensor, rows: Tensor, keep: float) -> None:
     without elements is left alone."""
     for start in range(0, statistic.shape[-1], _BLOCK):
         end = min(start + _BLOCK, statistic.shape[-1])
-        product = rows[start:end] @ rows[:end].mT
+        product = multiply(rows[start:end], rows[:end].mT)
         statistic[start:end, :end].lerp_(product.to(statistic.dtype), 1 - keep)
 
 
@@ -154,9 +155,9 @@ def _turn(matrix: Tensor, state: State, inward: bool, half: torch.dtype | None =
     left, right = (state[f"{side}_basis"] for side in _SIDES)
     turned = matrix.to(half)
     if left.numel():
-        turned = (left.mT if inward else left).to(half) @ turned
+        turned = multiply((left.mT if inward else left).to(half), turned)
     if right.numel():
-        turned = turned @ (right if inward else right.mT).to(half)
+        turned = multiply(turned, (right if inward else right.mT).to(half))
     return turned.to(matrix.dtype)
 
 

@@ -36,6 +36,7 @@ from rheostat.core.registry import register
 from rheostat.core.transform import Buffer, Hyper, State, Transform
 from rheostat.transforms.norms import norm
 from rheostat.transforms.numbers import larger
+from rheostat.transforms.products import multiply, multiply_and_add
 
 Coefficients: TypeAlias = Literal["quintic", "polar_express", "polar_express_wide"]
 Precision: TypeAlias = Literal["bfloat16", "float32"]
@@ -161,20 +162,20 @@ def near_polar(
             if step == 0:
                 factor = _first(gram, b, c, how.tight, eps, value)
             else:
-                torch.addmm(gram, gram, gram, beta=b, alpha=c, out=value)
+                multiply_and_add(gram, gram, gram, value, beta=b, alpha=c)
             value.diagonal().add_(a)
             if step != phase[-1]:
-                torch.mm(torch.mm(gram, value, out=spare), value, out=gram)
+                multiply(multiply(gram, value, spare), value, gram)
             if step == phase[0]:
                 product, value = value, product
             else:
-                torch.mm(product, value, out=spare)
+                multiply(product, value, spare)
                 product, spare = spare, product
         if factor is not None:
             product.mul_(factor)
             factor = None
         moved = torch.empty_like(x) if other is None else other
-        torch.mm(*((x, product) if tall else (product, x)), out=moved)
+        multiply(*((x, product) if tall else (product, x)), moved)
         # What was given is not written to.
         x, other = moved, None if x is matrix else x
     return x
@@ -201,14 +202,14 @@ def _phases(polynomials: Sequence[Polynomial], dtype: torch.dtype, long: bool) -
 def _gram(x: Tensor, tall: bool, gram: Tensor) -> None:
     """Put XᵀX of a tall matrix, XXᵀ of another, into `gram`."""
     if not tall:
-        torch.mm(x, x.mT, out=gram)
+        multiply(x, x.mT, gram)
         return
     # On the CPU the transposed product is a quarter faster in pieces that the cache holds.
     rows = _CHUNK if x.device.type == "cpu" else x.shape[0]
     first, *others = cast("tuple[Tensor, ...]", x.split(rows))
-    torch.mm(first.mT, first, out=gram)
+    multiply(first.mT, first, gram)
     for piece in others:
-        gram.addmm_(piece.mT, piece)
+        multiply_and_add(gram, piece.mT, piece, gram)
 
 
 def _first(gram: Tensor, b: float, c: float, tight: bool, eps: float, value: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ def _first(gram: Tensor, b: float, c: float, tight: bool, eps: float, value: Ten
     tiny = torch.finfo(torch.float32).tiny
     trace = gram.diagonal().sum(dtype=exact).clamp_(min=larger(eps * eps, tiny))
     gram.div_(trace)
-    torch.mm(gram, gram, out=value)
+    multiply(gram, gram, value)
     factor = trace.rsqrt()
     share: Tensor | float = c
     if tight:
