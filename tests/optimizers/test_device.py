@@ -15,6 +15,8 @@ from rheostat.core.transform import chain
 from rheostat.optimizers import compiled, device
 from rheostat.optimizers.loop import Optimizer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*without the model an embedding")
+
 
 @pytest.mark.parametrize("name", STAYS)
 def test_the_device_steps_to_the_weights_of_the_host(

@@ -12,6 +12,8 @@ from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers import gathered
 from rheostat.optimizers.gathered import GatheredKernel
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*without the model an embedding")
+
 GATHERED = [name for name in NAMES if any(GatheredKernel.can_run(r) for r in rules_of(name))]
 SHAPES = [(3,), (), (2, 5), (1,), (200, 200), (7,)]
 """One of them is too large to be gathered."""

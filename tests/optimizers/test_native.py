@@ -23,8 +23,10 @@ from rheostat.optimizers.native import NativeKernel
 
 T = rs.transforms
 
-SAME_BITS = ["lion", "signum", "sgd", "rprop", "sophia", "asgd", "prodigy", "schedule_free_sgd"]
-"""Rules whose traced formula is the eager one, operation by operation."""
+SAME_BITS = ["lion", "signum", "sgd", "rprop", "sophia", "asgd", "schedule_free_sgd"]
+"""Rules whose traced formula is the eager one, operation by operation, without a sum: torch adds in
+an order of its own on every processor."""
+ROUNDED = ["adamw", "lamb", "madgrad", "schedule_free_adamw", "dadapt_adam", "prodigy"]
 
 WRITTEN = {
     component.name
@@ -73,7 +75,7 @@ def test_the_same_formula_gives_the_same_bits(name: str) -> None:
         assert torch.equal(eager, fast)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "madgrad", "schedule_free_adamw", "dadapt_adam"])
+@pytest.mark.parametrize("name", ROUNDED)
 def test_other_forms_of_a_formula_differ_by_roundings(name: str) -> None:
     _agree(name, torch.float32)
     _agree(name, torch.float64)

@@ -26,6 +26,8 @@ from rheostat.core.transform import Hyper, Transform, chain
 from rheostat.optimizers import compiled, fused, windows
 from rheostat.optimizers.loop import Optimizer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*without the model an embedding")
+
 
 class _Watch(TorchDispatchMode):
     """Refuses what waits for a device though no value is read, and stands in for kernels that have

@@ -113,3 +113,15 @@ def test_a_clip_before_a_policy_takes_the_norm_of_all_parameters() -> None:
             opt.step()
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_matrices_without_a_model_are_said_to_be_taken_for_hidden_ones() -> None:
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    said = "muon: .* 3 are taken for hidden ones; give the model"
+    for given in (net.parameters(), net.named_parameters()):
+        with pytest.warns(UserWarning, match=said) as warned:
+            rs.optimizer("muon", given)
+        assert warned[0].filename == __file__
+    # With the model, or matrices alone, nothing is guessed (and any warning is an error here).
+    rs.optimizer("muon", net)
+    rs.optimizer("muon", [param for param in net.parameters() if param.ndim == 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -80,7 +81,8 @@ class Policy:
     def assign(self, model: nn.Module | Sequence[Any]) -> list[dict[str, Any]]:
         """Parameter groups, one a line, each with its rule under "rule".
 
-        Without a module there are no roles but what the shape says: matrix, vector or scalar.
+        Without a module there are no roles but what the shape says: matrix, vector or scalar. Warns
+        where that may mistake an embedding or a head for a hidden matrix.
 
         Raises:
             InputError: a parameter that no line claims, a line that claims none (both by name), a
@@ -109,7 +111,22 @@ class Policy:
                     f"policy: the line {line.description} claims no parameter; remove it, or mark "
                     "it optional=True"
                 )
-        return [group for group in groups if group["params"]]
+        used = [group for group in groups if group["params"]]
+        if len(used) > 1 and not isinstance(model, nn.Module):
+            self._warn_of_roles(used)
+        return used
+
+    def _warn_of_roles(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Say so where a line for hidden matrices may have an embedding or a head: among parameters
+        of all kinds, without the modules that hold them."""
+        by_role = [line.rule for line in self.lines if "matrix" in line.role]
+        served = [pair for g in groups if g["rule"] in by_role for pair in g["params"]]
+        if len(served) > 1:
+            warnings.warn(
+                f"{self.name}: without the model an embedding or a head is like any other matrix: "
+                f"{len(served)} are taken for hidden ones; give the model, not its parameters",
+                stacklevel=5,  # in the program that makes the optimizer
+            )
 
 
 def match(
