@@ -81,6 +81,9 @@ class Paper:
     def leave_out(self, position: int) -> None:
         self.said.append(("leave_out", position))
 
+    def weights_are_finite(self) -> bool:
+        return True
+
 
 class Loop:
     """A network trained by AdamW of torch, watched by a regime; it implements the hands itself.
@@ -204,6 +207,9 @@ class Loop:
 
     def leave_out(self, position: int) -> None:
         self.left_out.add(position)
+
+    def weights_are_finite(self) -> bool:
+        return all(bool(param.isfinite().all()) for param in self.model.parameters())
 
     # -- an interruption ------------------------------------------------------------------------
 

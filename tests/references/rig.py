@@ -22,6 +22,7 @@ class Rig:
         self.planned = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, **planned}
         self.shares: dict[str, float] = {}
         self.batch = 1.0
+        self.backed_off: frozenset[str] = frozenset()
         self.steps = 0
         self.decisions: list[tuple[int, Decision]] = []
 
@@ -37,6 +38,7 @@ class Rig:
             factors={**dict.fromkeys(self.planned, 1.0), **self.shares, "batch": self.batch},
             shares=dict(self.shares),
             planned=dict(self.planned),
+            backed_off=self.backed_off,
         )
         if not self.controller.due(now):
             return []

@@ -11,7 +11,16 @@ import pytest
 from tests.references.hands import Paper
 from tests.references.scripts import Script, drive, flat, scale, scripted
 
-from rheostat.core.controller import Decision, Grow, Limit, Move, Now, Restart
+from rheostat.core.controller import (
+    Controller,
+    Decision,
+    Grow,
+    Limit,
+    Move,
+    Now,
+    Restart,
+    RollBack,
+)
 from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
 from rheostat.regimes.grants import Terms
@@ -101,7 +110,7 @@ def test_the_cooldown_gives_way_to_a_higher_priority_alone() -> None:
         (scale(0.0), "means nothing"),
         (scale(1.01), "deadband"),
         (scale(2.0, "weight_decay"), "nothing here is called weight_decay"),
-        (scale(2.0, group=3), "param group 3 has lr"),
+        (scale(2.0, group=3), "param group 3 has no lr"),
         (scale(4.0), "too few losses"),
         (Limit(norm=math.nan, reason="r"), "would skip every update"),
         (Grow(factor=0.5, reason="r"), "a bound is reached"),
@@ -196,7 +205,7 @@ def test_training_that_slows_down_as_it_does_is_no_harm_of_a_trial() -> None:
     losses = [4 * math.exp(-i / 40 + noise.gauss(0, 0.02)) for i in range(120)]
     line = replace(Line.through(losses[:96]), width=0.01)
     logs = Line.through([math.log(loss) for loss in losses[:96]])
-    trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
+    trial = Trial(0, 96, "c", "lr", None, -2.0, -2.0, line, 96, logs)
     for loss in losses[96:]:
         trial.add(loss, still=True)
     expected, found, z = trial.forecast()
@@ -230,7 +239,7 @@ def test_a_forecast_below_zero_decides_nothing_where_losses_are_positive() -> No
     losses = [1 - 0.01 * i + noise.gauss(0, 0.001) for i in range(96)]
     line, logs = Line.through(losses), Line.through([math.log(loss) for loss in losses])
     assert line.width < logs.width * math.exp(logs.level), "it lies nearer"
-    trial = Trial(0, 96, "c", "lr", None, -2.0, line, 96, logs)
+    trial = Trial(0, 96, "c", "lr", None, -2.0, -2.0, line, 96, logs)
     for _ in range(24):
         trial.add(0.03 + noise.gauss(0, 0.001), still=True)
     expected, _, z = trial.forecast()
@@ -327,3 +336,50 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     regime = Regime([scripted("a", {})])
     with pytest.raises(InputError, match="saved with the controllers b"):
         regime.load_state_dict(Regime([scripted("b", {})]).state_dict())
+
+
+def test_a_trial_that_takes_a_change_back_is_undone_too() -> None:
+    """The part is then 1, and what is undone is the trial, not what is left of the part."""
+    regime = Regime([scripted("me", {100: scale(0.5), 250: scale(2.0)})])
+    hands = Paper(lr=0.1)
+
+    def loss(step: int) -> float:
+        return flat(step) - (0.5 if step > 101 else 0.0) + (1.0 if step > 251 else 0.0)
+
+    told = [a for a in drive(regime, hands, 400, loss) if a.outcome is None]
+    assert [a.verdict for a in told] == ["trial", "kept", "trial", "undone"]
+    assert told[-1].after == pytest.approx(0.05)
+    assert hands.factor() == pytest.approx(0.5)
+
+
+def test_a_part_in_one_group_is_seen_and_taken_back_where_signals_are_missing() -> None:
+    shares: list[tuple[float, float]] = []
+
+    def decide(now: Now, memory: dict[str, int]) -> Decision | None:
+        shares.append((now.share("lr"), now.share("lr", 1)))
+        return scale(0.6, group=1) if now.step == 5 else None
+
+    one = Controller(decide, ("heard",), ("lr",), name="c")
+    hands, regime = Paper(lr={0: 0.1, 1: 0.2}), Regime([one], Terms(deaf=20))
+    drive(regime, hands, 30, signals=lambda _: {"heard": 1.0})
+    assert shares[-1] == (1.0, pytest.approx(0.6))
+    assert hands.factor("lr", 1) == pytest.approx(0.6)
+    assert hands.factor("lr", 0) == 1.0
+    told = drive(regime, hands, 100)
+    assert "has missed its signals" in told[0].reason
+    assert hands.factor("lr", 1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (Move(hyperparameter="blend", to=0.5, over=2.5, reason="r"), "over=2.5 should be a whole"),  # type: ignore[arg-type]
+        (RollBack(before=-1, reason="r"), "before=-1 should be a whole number from 0 on"),
+        (RollBack(before="3", reason="r"), "before='3' should be a number"),  # type: ignore[arg-type]
+        (Restart(evidence=None, reason="r"), "evidence=None should map names"),  # type: ignore[arg-type]
+    ],
+)
+def test_numbers_that_count_are_whole(wrong: Decision, said: str) -> None:
+    regime = Regime([scripted("c", {3: wrong})])
+    with pytest.raises(InputError, match=said):
+        drive(regime, Paper(blend=0.1), 5)

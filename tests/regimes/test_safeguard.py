@@ -15,6 +15,7 @@ from tests.references.problems import same_bits, weights
 from tests.references.scripts import Script, drive, scale, scripted
 
 from rheostat.core.controller import Controller, Grow, Limit, Move, Now, RollBack, Scale
+from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
 from rheostat.regimes.course import Course
 from rheostat.regimes.grants import Terms
@@ -362,3 +363,55 @@ def test_what_is_lost_is_a_share_of_the_progress() -> None:
     again = Course(96)
     again.load_state_dict(json.loads(json.dumps(course.state_dict())))
     assert again.lost == course.lost
+
+
+@pytest.mark.parametrize(("finite", "patience"), [(True, 20), (False, 5)])
+def test_losses_without_updates_harm_nothing_while_the_weights_are_finite(
+    finite: bool, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands, regime = Paper(lr=0.1), guarded(Care(every=20, survive=10, wait=0))
+    monkeypatch.setattr(hands, "weights_are_finite", lambda: finite)
+
+    def go(steps: int, loss: float) -> list[str]:
+        now = Now(1, math.isfinite(loss), loss, {"gradient_norm": loss})
+        return [a.reason for _ in range(steps) for a in regime.after(now, hands)]
+
+    assert go(100, 1.0) == []
+    assert go(patience - 1, math.nan) == []
+    assert go(1, math.nan)[0] == f"{patience} losses in a row are not finite"
+    assert [what[0] for what in hands.said].count("roll_back") == 1
+
+
+@pytest.mark.parametrize("fall", ["straight", "exponential"])
+def test_a_loss_that_reaches_its_floor_is_no_alarm(fall: str) -> None:
+    """A falling line leads below the floor; and harm is seen there all the same."""
+    noise = random.Random(0)
+    hands, regime = Paper(lr=0.1), guarded(Care(every=20, survive=10, wait=0))
+
+    def level(step: int) -> float:
+        down = 1 - step / 230 if fall == "straight" else math.exp(-step / 60)
+        return 0.08 + 5 * max(down, 0.0)
+
+    for step in range(1000):
+        loss = level(step) + 0.004 * noise.gauss(0, 1)
+        assert regime.after(Now(step, True, loss, {"gradient_norm": 1.0}), hands) == []
+    for step in range(1000, 1030):
+        regime.after(Now(step, True, 0.08 + 0.1 * (step - 999), {"gradient_norm": 1.0}), hands)
+    assert "roll_back" in [what[0] for what in hands.said]
+
+
+def test_a_replay_goes_on_where_a_hand_is_missing() -> None:
+    limit = Limit(norm=3.0, reason="spikes")
+    told = drive(Regime([scripted("c", {3: limit, 5: scale(0.8)})]), Paper(lr=0.1), 10)
+
+    class Other(Paper):
+        def limit(self, norm: float) -> None:
+            raise InputError("this loop cannot skip updates by their norm")
+
+    hands, replay = Other(lr=0.1), Replay(told)
+    again = [a for k in range(10) for a in replay.after(Now(k, True, 1.0), hands)]
+    assert [(a.verdict, a.done is None) for a in again] == [("refused", True), ("accepted", False)]
+    assert again[0].reason == (
+        "spikes; not done again: this loop cannot skip updates by their norm"
+    )
+    assert hands.factor() == pytest.approx(0.8)

@@ -148,3 +148,33 @@ def test_a_constant_plan_has_no_warm_up_to_wait_for() -> None:
     ((step, factor),) = scales(rig)
     assert step <= 10
     assert factor == pytest.approx(64)
+
+
+def test_smaller_steps_of_the_safeguard_are_not_made_up_for() -> None:
+    """They end by themselves; what was made up for would stay."""
+    rig = Rig(make("starting_rate"))
+
+    def go(steps: int, ratio: float) -> None:
+        for _ in range(steps):
+            rig.feed(falling(rig.steps), update_ratio=ratio)
+
+    go(12, 0.01)
+    rig.backed_off = frozenset({"lr"})
+    go(100, 0.01 / 8)
+    assert rig.decisions == []
+    rig.backed_off = frozenset()
+    go(100, 0.01)
+    assert rig.decisions == []
+    assert rig.memory["sound"]
+
+
+def test_a_rate_too_small_is_raised_once_the_smaller_steps_are_over() -> None:
+    rig = Rig(make("starting_rate"))
+    rig.backed_off = frozenset({"lr"})
+    for k in range(200):
+        if k == 100:
+            rig.backed_off = frozenset()
+        rig.feed(falling(k), update_ratio=1e-4 * rig.share())
+    ((step, factor),) = scales(rig)
+    assert 100 < step < 110
+    assert factor == pytest.approx(64.0, rel=0.6)

@@ -85,12 +85,12 @@ def audit(
 
 def _one(directory: Path, asked: Filter, html: Path | None, as_json: bool) -> None:
     from rheostat.record.run import RunRecord
-    from rheostat.report.audit import data, lines, undecided
+    from rheostat.report.audit import data, lines, undecided, watched
     from rheostat.report.timeline import timeline
 
     record = RunRecord.read(directory)
     entries = timeline(record)
-    if not entries and html is None and not record.header.get("recipe", {}).get("regime"):
+    if not entries and html is None and not watched(record):
         raise InputError(f"{directory}: there is nothing to audit: {undecided(record)}")
     _check(asked, [record], entries)
     shown = asked.chosen(entries)

@@ -126,6 +126,8 @@ class Stop(Request):
 Decision = Scale | Move | Limit | Restart | RollBack | Grow | Anchor | Stop
 
 _NUMBERS = ("factor", "to", "norm")
+_COUNTS = (("over", 1), ("before", 0))
+"""Whole numbers, and the least that each may be."""
 _KINDS: Mapping[str, type[Decision]] = {
     one.kind: one for one in (Scale, Move, Limit, Restart, RollBack, Grow, Anchor, Stop)
 }
@@ -143,6 +145,11 @@ def read(written: Mapping[str, Any]) -> Decision:
         return _KINDS[kind](**fields, evidence=evidence)
     except (TypeError, ValueError) as error:
         raise InputError(f"a decision of the kind {kind!r}: {error}") from None
+
+
+def name_of(hyperparameter: str, group: int | None) -> str:
+    """What a hyperparameter of all param groups, or of one, is called: "lr", "lr[1]"."""
+    return hyperparameter if group is None else f"{hyperparameter}[{group}]"
 
 
 _COMPLEMENTS = ("momentum", "betas")
@@ -177,7 +184,10 @@ class Now:
     factors: Mapping[str, float] = field(default_factory=dict[str, float])
     """The regime's present factor on each hyperparameter; 1 where it leaves the schedule alone."""
     shares: Mapping[str, float] = field(default_factory=dict[str, float])
-    """This controller's own part in each factor: what it may take back. The parts multiply."""
+    """This controller's own part in each factor: what it may take back. The parts multiply. Those
+    in one param group are called "lr[1]"."""
+    backed_off: frozenset[str] = frozenset()
+    """The hyperparameters that the safeguard holds lower, for a while after a roll back."""
     planned: Mapping[str, float] = field(default_factory=dict[str, float])
     """What the schedule says of each hyperparameter, for the coming update."""
     reason: str | None = None
@@ -186,9 +196,10 @@ class Now:
     def __getitem__(self, signal: str) -> float:
         return self.signals.get(signal, math.nan)
 
-    def share(self, hyperparameter: str) -> float:
-        """This controller's own part in the factor; 1 where it has none."""
-        return self.shares.get(hyperparameter, 1.0)
+    def share(self, hyperparameter: str, group: int | None = None) -> float:
+        """This controller's own part in the factor of all param groups, or what it has asked for in
+        one besides; 1 where it has none."""
+        return self.shares.get(name_of(hyperparameter, group), 1.0)
 
     def evidence(self, *signals: str) -> dict[str, float]:
         """These signals with their values, for a decision."""
@@ -285,12 +296,15 @@ class Controller:
         taken for what they say."""
         try:
             numbers = {n: _number(n, getattr(one, n)) for n in _NUMBERS if hasattr(one, n)}
+            counts = {n: _count(n, getattr(one, n), of) for n, of in _COUNTS if hasattr(one, n)}
+            if not isinstance(cast("object", one.evidence), Mapping):
+                raise ValueError(f"evidence={one.evidence!r} should map names to numbers")
             evidence = {name: _number(name, value) for name, value in one.evidence.items()}
         except ValueError as wrong:
             raise InputError(f"{self.name} returned {one!r}: {wrong}") from None
         if not isinstance(cast("object", one.reason), str):
             raise InputError(f"{self.name} returned {one!r}: its reason should be words")
-        return replace(one, evidence=evidence, **numbers)
+        return replace(one, evidence=evidence, **numbers, **counts)
 
 
 def _number(name: str, value: Any) -> float:
@@ -301,3 +315,11 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError):  # torch's own for several elements
         pass
     raise ValueError(f"{name}={value!r} should be a number")
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    """A whole number as Python's own. Raises ValueError for what is none, or too small."""
+    number = _number(name, value)
+    if number != math.floor(number) or number < least:
+        raise ValueError(f"{name}={value!r} should be a whole number from {least} on")
+    return int(number)

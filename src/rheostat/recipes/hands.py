@@ -191,6 +191,11 @@ class RunHands(Unable):
             return
         sampler.leave_out(position)
 
+    def weights_are_finite(self) -> bool:
+        """All that the optimizer trains."""
+        params = [param for group in self._groups for param in group["params"]]
+        return all(bool(param.isfinite().all()) for param in params)
+
 
 def _number(group: Mapping[str, Any], hyperparameter: str) -> float | None:
     """The plan's number in a group; None where it has none of this name."""

@@ -88,17 +88,15 @@ class Actuator:
         hands: Hands,
         group: int | None = None,
         turn: float = 1.0,
-        *,
-        eased: bool = False,
     ) -> tuple[float, float] | None:
-        """A hyperparameter's value now, and where its factor and a `turn` more lead, in a group or
-        the first that has it; None where none has. `eased` as in `Knobs.goal`."""
+        """A hyperparameter's value now, and where its factor and a `turn` more lead once what is
+        being taken back is gone, in a group or the first that has it; None where none has."""
         planned = hands.planned(hyperparameter).items()
         first, value = next(((g, v) for g, v in planned if group in (None, g)), (None, math.nan))
         if first is None:
             return None
         now = self.knobs.factor(hyperparameter, first)
-        goal = 2.0 ** self.knobs.goal(hyperparameter, first, eased=eased) * turn
+        goal = 2.0 ** self.knobs.goal(hyperparameter, first, eased=True) * turn
         return scaled(hyperparameter, value, now), scaled(hyperparameter, value, goal)
 
     def target(self, act: RollBack, at: int) -> Saved | None:

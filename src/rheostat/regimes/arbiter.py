@@ -93,7 +93,8 @@ class Arbiter:
             values=values,
         )
         if line is not None and isinstance(done, Scale):
-            change = (done.hyperparameter, done.group, math.log2(done.factor))
+            part = self.actuator.knobs.part(asked.who, done.hyperparameter, done.group)
+            change = (done.hyperparameter, done.group, math.log2(done.factor), part)
             seen = len(self.course.last(self.terms.history))
             logs = self.course.line(logarithmic=True)
             self.trial = Trial(number, at, asked.who, *change, line, seen, logs)
@@ -190,9 +191,11 @@ class Arbiter:
         self, trial: Trial, why: str, numbers: Mapping[str, float], at: int, hands: Hands
     ) -> None:
         self.trial = None
-        # Of its part there may be less by now.
         part = self.actuator.knobs.part(trial.who, trial.hyperparameter, trial.group)
-        octaves_back = -math.copysign(min(abs(trial.octaves), abs(part)), trial.octaves)
+        # Of a part that is being taken back, as much as is left.
+        whole = math.isclose(part, trial.part, abs_tol=1e-9)
+        size = abs(trial.octaves) if whole else min(abs(trial.octaves), abs(part))
+        octaves_back = -math.copysign(size, trial.octaves)
         back = Scale(
             hyperparameter=trial.hyperparameter,
             factor=2.0**octaves_back,

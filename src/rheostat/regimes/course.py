@@ -115,12 +115,15 @@ class Course:
         return Line.through([math.log(x) for x in self._losses] if logarithmic else self._losses)
 
     def above(self, count: int) -> float:
-        """How far the median of the newest losses lies above their trend, in what single losses
-        scatter; NaN where that cannot be said."""
+        """How far the median of the newest losses lies above their trend, and above the lowest
+        level, which a trend that fell leads below; in what single losses scatter, NaN where that
+        cannot be said."""
         if self._trend is None:
             return math.nan
         value, slope, scatter, found = self._trend
         expected = value + slope * (self.seen - found - (count - 1) / 2)
+        if not self.fresh and math.isfinite(self._best):
+            expected = max(expected, self._best)
         return (self.median(count) - expected) / scatter if scatter > 0 else math.nan
 
     def state_dict(self) -> dict[str, Any]:

@@ -157,8 +157,8 @@ def check_group(decision: Scale | Move, hands: Hands) -> list[float]:
     name, planned = decision.hyperparameter, hands.planned(decision.hyperparameter)
     found = [value for group, value in planned.items() if decision.group in (None, group)]
     if not found:
-        where = "no param group" if decision.group is None else f"param group {decision.group}"
-        raise Refused(f"{where} has {name}" if planned else f"nothing here is called {name}")
+        there = f"param group {decision.group} has no {name}"
+        raise Refused(there if planned else f"nothing here is called {name}")
     return found
 
 

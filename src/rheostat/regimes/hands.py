@@ -88,6 +88,10 @@ class Hands(Protocol):
         """Skip this batch wherever it comes again."""
         ...
 
+    def weights_are_finite(self) -> bool:
+        """Whether all are: where one is not, no loss will be again. True where nobody knows."""
+        ...
+
 
 class Unable:
     """Hands that can do nothing: the base of those that can do some of it.
@@ -153,6 +157,10 @@ class Unable:
         """Refused."""
         _cannot("leave a batch out")
 
+    def weights_are_finite(self) -> bool:
+        """True: nobody has looked."""
+        return True
+
 
 def _cannot(what: str) -> NoReturn:
     raise InputError(f"this loop cannot {what}")
@@ -165,6 +173,7 @@ class Idle:
         self.planned = hands.planned
         self.check_share = hands.check_share
         self.position = hands.position
+        self.weights_are_finite = hands.weights_are_finite
 
     def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:
         """Nothing."""

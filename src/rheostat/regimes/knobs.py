@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import annotated_types as at
 
+from rheostat.core.controller import name_of
 from rheostat.core.hyper import Positive, check_arguments
 from rheostat.regimes.account import SAFEGUARD
 from rheostat.regimes.hands import Hands
@@ -110,12 +111,21 @@ class Knobs:
         return 0.0 if part is None else part.octaves
 
     def shares(self, who: str) -> dict[str, float]:
-        """Somebody's parts in the factors of all groups, as factors; what is not there is 1."""
+        """Somebody's parts, as factors: of all groups under a hyperparameter's name, of one under
+        "lr[1]"; what is not there is 1."""
         return {
-            part.hyperparameter: 2.0**part.octaves
+            name_of(part.hyperparameter, part.group): 2.0**part.octaves
             for part in self._parts
-            if part.who == who and part.group is None
+            if part.who == who
         }
+
+    def backed_off(self) -> frozenset[str]:
+        """The hyperparameters of which the safeguard asks for less."""
+        return frozenset(
+            part.hyperparameter
+            for part in self._parts
+            if part.who == SAFEGUARD and part.octaves < -_NEAR
+        )
 
     def goal(self, hyperparameter: str, group: int | None, *, eased: bool = False) -> float:
         """Where a group's factor is going, in octaves; None is any without a part of its own.

@@ -53,8 +53,8 @@ def plateau(
     resume: better windows in a row before a lowering is taken back. Usual [2, 20] windows: more
      keeps a lowering that helped for longer.
     z: what is better or worse, in standard errors. Usual [1.5, 4]: more asks for clearer progress.
-    watch: "loss", or a signal that is lower where things are better. Usual loss: a validation loss
-     is nearer to the aim, and rarer.
+    watch: "loss", or a signal that is lower where things are better. Usual loss: a signal of your
+     own for a reported validation loss is nearer to the aim, and rarer.
     """
 
     def decide(now: Now, memory: Memory) -> Scale | None:

@@ -116,7 +116,8 @@ class Regime:
         }
         factors = {**dict.fromkeys(planned, 1.0), **self.actuator.knobs.factors()}
         factors["batch"] = self.actuator.growth
-        now = replace(now, factors=factors, planned=planned)
+        off = self.actuator.knobs.backed_off()
+        now = replace(now, factors=factors, planned=planned, backed_off=off)
         requests: list[Asked] = []
         for name, one in self.controllers.items():
             self._deaf[name] = 0 if one.hears(now) else self._deaf[name] + 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rheostat.core.controller import Now, RollBack
+from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.hands import Hands
@@ -46,18 +48,25 @@ class Replay:
         self.at = 0
 
     def after(self, now: Now, hands: Hands) -> list[Account]:
-        """What was done after this step, done again; its accounts."""
+        """What was done after this step, done again; its accounts. What these hands cannot do, and
+        those of the run could, is refused there."""
         del now
         self.at += 1
         if self.at in self._taken:
             self.actuator.ring.remember(hands, self.at).good = True
-        accounts = self._due.get(self.at, [])
-        for account in accounts:
-            act = account.act
-            assert act is not None
-            self.actuator.carry_out(account.who, act, self.at, hands)
+        accounts = [self._again(account, hands) for account in self._due.get(self.at, [])]
         self.actuator.advance(hands)
         return accounts
+
+    def _again(self, account: Account, hands: Hands) -> Account:
+        act = account.act
+        assert act is not None
+        try:
+            self.actuator.carry_out(account.who, act, self.at, hands)
+        except InputError as cannot:
+            why = f"{account.reason}; not done again: {cannot}"
+            return replace(account, verdict="refused", done=None, reason=why, outcome=None)
+        return account
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is, as plain values."""

@@ -40,9 +40,9 @@ _SOUND = 0.1
 """The same: a state in which more is lost is not kept."""
 _LOOKS = 3
 """Losses with the good weights whose median has to be as it was, before they learn again."""
-_NO_GRADIENT = 4
-"""Streaks of gradients that are not finite, under losses that are, after which training has
-diverged: each of those updates was left out, and few of them harm nothing."""
+_LEFT_OUT = 4
+"""Streaks of losses or gradients that are not finite and of which no update was made, after which
+training has diverged: few of them harm nothing."""
 _HOPELESS = 2
 """Streaks after which training should end, where there is nothing to go back to."""
 _WATCHED = 1024
@@ -59,8 +59,9 @@ class Care:
         survive: steps without alarm after which a state is good.
         z: spreads above its trend at which a loss is an alarm, and a batch stands out.
         persist: alarms in a row after which training has diverged.
-        streak: losses in a row that are not finite, after which it has; of gradients that are not,
-            under losses that are, four times as many, as none of them was applied.
+        streak: losses in a row that are not finite, after which it has; where the loop left their
+            updates out, or those of gradients that are not, and all weights are finite, four times
+            as many.
         backoff: factor on the learning rate after a roll back. Where gradients are many times as
             large as before (new data), a rule with β₂ = 0.999 takes steps several times too large
             for a hundred updates: its second moment is that of before.
@@ -107,7 +108,7 @@ class Safeguard:
         self._alarms = 0
         self._streak = 0
         self._unusable = 0
-        """Updates left out in a row because their gradients were not finite."""
+        """Updates left out in a row because their losses or gradients were not finite."""
         self._learnt = True
         """Whether an update was applied since the last roll back."""
         self._batches: list[tuple[int, int, float, float]] = []
@@ -123,12 +124,14 @@ class Safeguard:
         if self._waiting is not None:
             self._look_ahead(self._waiting, now.loss, at, hands)
             return []
-        if not math.isfinite(now.loss):
-            self._streak += 1
+        finite = math.isfinite(now.loss)
+        if not finite:
             self.actuator.ring.drop_candidate()
-        elif now.applied:
+        if now.applied and finite:
             self._streak, self._unusable, self._learnt = 0, 0, True
-        elif not math.isfinite(now["gradient_norm"]):
+        elif now.applied:
+            self._streak += 1
+        elif not (finite and math.isfinite(now["gradient_norm"])):
             self._unusable += 1
         above = self.course.above(_RECENT)
         lost = self.course.lost
@@ -143,7 +146,7 @@ class Safeguard:
         self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
         if self._back_at >= 0 and at - self._back_at >= self.care.hold:
             self._return_gradually(f"{self.care.hold} steps since the roll back", at, hands)
-        return self._broken(at, above if above > high else 0.0, lost)
+        return self._broken(now, at, above if above > high else 0.0, lost, hands)
 
     def _keep_states(self, at: int, hands: Hands, *, sound: bool) -> None:
         ring = self.actuator.ring
@@ -158,12 +161,13 @@ class Safeguard:
         if sound and ring.candidate is None and since >= self.care.every:
             ring.remember(hands, at, self.course.median(_RECENT))
 
-    def _broken(self, at: int, above: float, lost: float) -> list[Asked]:
-        long = _NO_GRADIENT * self.care.streak
-        if self._streak >= self.care.streak:
-            why, numbers = f"{self._streak} losses in a row are not finite", {}
-        elif self._unusable >= long:
-            why, numbers = f"{self._unusable} gradients in a row are not finite", {}
+    def _broken(self, now: Now, at: int, above: float, lost: float, hands: Hands) -> list[Asked]:
+        streak, long = self.care.streak, _LEFT_OUT * self.care.streak
+        spoilt = self._unusable >= streak and not hands.weights_are_finite()
+        if self._streak >= streak or self._unusable >= long or spoilt:
+            count = max(self._streak, self._unusable)
+            what = "gradients" if math.isfinite(now.loss) else "losses"
+            why, numbers = f"{count} {what} in a row are not finite", {}
         elif self._alarms >= self.care.persist and above:
             why = f"the loss is {above:.1f} spreads above its trend, for {self._alarms} steps"
             numbers = {"above": above}
@@ -177,7 +181,7 @@ class Safeguard:
         hopeless = none or (spent if self.actuator.segment >= self.rollbacks else "")
         if self._unusable >= long and not self._learnt:
             hopeless = "so they are with the good weights"
-        ended = self._streak == _HOPELESS * self.care.streak or self._unusable >= long
+        ended = self._streak == _HOPELESS * streak or self._unusable >= long
         if ended and hopeless:
             said = f"{why}, and {hopeless}"
             return [Asked(SAFEGUARD, _PRIORITY, Stop(reason=said))]
@@ -314,7 +318,7 @@ class Safeguard:
     ) -> None:
         """Do it, and have it in the book."""
         self.actuator.carry_out(SAFEGUARD, act, at, hands)
-        values = self.actuator.way(subject, hands, eased=True) if subject else None
+        values = self.actuator.way(subject, hands) if subject else None
         self.book.tell(SAFEGUARD, "accepted", act.reason, done=act, subject=subject, values=values)
 
     def _return_gradually(self, since: str, at: int, hands: Hands) -> None:

@@ -73,6 +73,9 @@ def starting_rate(
         if not now.applied or not math.isfinite(now.loss):
             return None
         level, ratio = _taken_in(now, memory)
+        if "lr" in now.backed_off:  # smaller steps end by themselves, and say nothing of the plan's
+            memory["ratios"].clear()
+            ratio = math.inf
         if level is None or ratio is None or memory["since"] < _BLOCK:
             return None
         return _judged(now, memory, level, ratio)
@@ -108,7 +111,7 @@ def starting_rate(
             said = f"the loss has risen from {best:.3g} to {level:.3g}: the rate is too large"
             numbers = {"level": level, "best": best, "start": memory["first"]}
             return RollBack(reason=said, evidence=numbers)
-        memory["sound"] = True
+        memory["sound"] = ratio < math.inf
         return None
 
     def _lowered(now: Now, wanted: float) -> Scale:

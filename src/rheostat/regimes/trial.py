@@ -28,6 +28,7 @@ class Trial:
     Attributes:
         number, at: of the account that began it, and when that was.
         who, hyperparameter, group, octaves: the change.
+        part: theirs in the factor, the change included, in octaves.
         line, length: the forecast, and the number of losses that it was made from.
         logarithms: the line through their logarithms; None where they have none.
         skipped: losses that came before the change was fully applied.
@@ -40,6 +41,7 @@ class Trial:
     hyperparameter: str
     group: int | None
     octaves: float
+    part: float
     line: Line
     length: int
     logarithms: Line | None = None

@@ -127,9 +127,16 @@ def total(record: RunRecord, entries: Sequence[Entry], shown: Sequence[Entry]) -
 
 def undecided(record: RunRecord) -> str:
     """Why a run has no decisions."""
-    if record.header.get("recipe", {}).get("regime"):
+    recipe = record.header.get("recipe", {})
+    if recipe.get("regime"):
         return "its regime decided nothing"
-    return "the run had no regime"
+    return "its safeguards had no cause" if watched(record) else "the run had no regime"
+
+
+def watched(record: RunRecord) -> bool:
+    """Whether a run had a regime, or safeguards alone."""
+    recipe = record.header.get("recipe", {})
+    return bool(recipe.get("regime") or recipe.get("safeguards"))
 
 
 def data(record: RunRecord, entries: Sequence[Entry], shown: Sequence[Entry]) -> dict[str, Any]:
