@@ -27,7 +27,7 @@ _EXACT = ("lr",)
 """Series that keep every jump; of others a point is the mean of a block of steps."""
 _FIRST = ("loss", "lr")
 """Those that are drawn large."""
-_TITLES = {"lr": "learning rate", "grad_norm": "gradient norm"}
+_TITLES = {"lr": "learning rate", "grad_norm": "gradient norm of the step"}
 _FIGURES = 40
 """At most: signals by parameter are many."""
 _UNDONE = "rgba(213,94,0,0.10)"
