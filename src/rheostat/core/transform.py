@@ -95,10 +95,14 @@ class Buffer:
         """Whether it is shaped like the parameter."""
         return self.shape is _same_shape
 
+    def dtype_for(self, param: Tensor) -> torch.dtype:
+        """What a new buffer for `param` has."""
+        half = param.dtype in (torch.float16, torch.bfloat16)
+        return self.dtype or (torch.float32 if half else param.dtype)
+
     def make(self, param: Tensor) -> Tensor:
         """A new buffer for `param`, on its device."""
-        half = param.dtype in (torch.float16, torch.bfloat16)
-        dtype = self.dtype or (torch.float32 if half else param.dtype)
+        dtype = self.dtype_for(param)
         if self.fill == "param":
             return param.detach().to(dtype, copy=True)
         if param.is_complex() and self.dtype is None:

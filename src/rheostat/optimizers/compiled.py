@@ -58,6 +58,7 @@ class CompiledKernel:
             and param.numel() >= (1 if self._flat else 2)
             and param.dtype in (torch.float32, torch.float64)
             and all(state[name].dtype == param.dtype for name in self._like)
+            and all(state[name].is_contiguous() for name in self._like)
             and self._traced.serves(param.dtype)
         )
 
