@@ -29,6 +29,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.reserved import refuse_reserved
 from rheostat.core.schedule import Origin
+from rheostat.core.sealed import Sealed
 
 
 class UndeclaredError(InputError, AttributeError):
@@ -311,7 +312,8 @@ def named(prefix: str, transform: Transform) -> Transform:
 
 def _prefixed(prefix: str, piece: Transform) -> Transform:
     def own(state: State) -> State:
-        return {name: state[f"{prefix}.{name}"] for name in piece.buffers}
+        found = {name: state[f"{prefix}.{name}"] for name in piece.buffers}
+        return Sealed(found, f"{prefix}.{piece.name}")
 
     def inner(hyper: Hyper) -> Hyper:
         values = {

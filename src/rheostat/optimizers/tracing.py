@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from rheostat.core.errors import InputError
+from rheostat.core.sealed import Sealed
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.numbers import vector_of
 from rheostat.optimizers.scalars import Numbers, Scalar, Trace
@@ -211,7 +212,7 @@ def graph_of(
             measured=dict(zip(measured, found, strict=True)),
             noise=_refuse_noise,
         )
-        state = dict(zip(rule.buffers, buffers, strict=True))
+        state = Sealed(dict(zip(rule.buffers, buffers, strict=True)), rule.name)
         with Trace(slots) as trace:
             return verb(update, state, param, hyper)
 
