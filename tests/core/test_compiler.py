@@ -17,10 +17,10 @@ SOURCE = 'extern "C" int twice(int x) { return 2 * x; }'
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, and nothing known from other tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for known in (compiler.library, compiler._command, compiler._machine, compiler._warn_once):
+    for known in (compiler.library, compiler._command, compiler._machine, compiler.warn_once):
         known.cache_clear()
     yield
-    for known in (compiler.library, compiler._command, compiler._machine, compiler._warn_once):
+    for known in (compiler.library, compiler._command, compiler._machine, compiler.warn_once):
         known.cache_clear()
 
 

@@ -141,7 +141,7 @@ def test_the_mode_follows_from_the_rule_and_the_sizes(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "CXX"})
     monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
-    compiler._warn_once.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    compiler.warn_once.cache_clear()
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler found"):
         assert rs.optimizer("lion", [large]).param_groups[0]["mode"] == "eager"
     with warnings.catch_warnings():

@@ -27,7 +27,7 @@ _FLAGS = (
 def at_hand(lost: str) -> bool:
     """Whether there is a C++ compiler; where not, it is said once what is `lost` without one."""
     if _compiler() is None:
-        _warn_once("no C++ compiler found: install g++", lost)
+        warn_once("no C++ compiler found: install g++", lost)
         return False
     return True
 
@@ -46,7 +46,7 @@ def library(text: str, lost: str) -> ctypes.CDLL | None:
         return _loaded(text)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
-        _warn_once(str(said).strip().partition("\n")[0], lost)
+        warn_once(str(said).strip().partition("\n")[0], lost)
         return None
 
 
@@ -120,5 +120,6 @@ def _cache() -> Path:
 
 
 @functools.cache
-def _warn_once(reason: str, lost: str) -> None:
+def warn_once(reason: str, lost: str) -> None:
+    """Say once why a rule is not compiled, and what is `lost`."""
     warnings.warn(f"no compiled kernels ({reason}); {lost}", stacklevel=2)

@@ -29,6 +29,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.reserved import refuse_reserved
 from rheostat.core.schedule import Origin
+from rheostat.core.sealed import Sealed
 
 
 class UndeclaredError(InputError, AttributeError):
@@ -95,10 +96,14 @@ class Buffer:
         """Whether it is shaped like the parameter."""
         return self.shape is _same_shape
 
+    def dtype_for(self, param: Tensor) -> torch.dtype:
+        """What a new buffer for `param` has."""
+        half = param.dtype in (torch.float16, torch.bfloat16)
+        return self.dtype or (torch.float32 if half else param.dtype)
+
     def make(self, param: Tensor) -> Tensor:
         """A new buffer for `param`, on its device."""
-        half = param.dtype in (torch.float16, torch.bfloat16)
-        dtype = self.dtype or (torch.float32 if half else param.dtype)
+        dtype = self.dtype_for(param)
         if self.fill == "param":
             return param.detach().to(dtype, copy=True)
         if param.is_complex() and self.dtype is None:
@@ -307,7 +312,8 @@ def named(prefix: str, transform: Transform) -> Transform:
 
 def _prefixed(prefix: str, piece: Transform) -> Transform:
     def own(state: State) -> State:
-        return {name: state[f"{prefix}.{name}"] for name in piece.buffers}
+        found = {name: state[f"{prefix}.{name}"] for name in piece.buffers}
+        return Sealed(found, f"{prefix}.{piece.name}")
 
     def inner(hyper: Hyper) -> Hyper:
         values = {

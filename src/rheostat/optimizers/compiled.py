@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from rheostat.core import compiler
 from rheostat.core.transform import Transform
 from rheostat.optimizers.gathering import SMALL, Gathering, copy_all, dense, parts
 from rheostat.optimizers.tracing import traced
 
 if TYPE_CHECKING:
     from rheostat.optimizers.items import Item
+
+LOST = "a rule that torch cannot compile runs operation by operation, several times slower"
 
 FEW = 4
 """Parameters of one length from which it pays to run them as the rows of a matrix."""
@@ -58,6 +61,7 @@ class CompiledKernel:
             and param.numel() >= (1 if self._flat else 2)
             and param.dtype in (torch.float32, torch.float64)
             and all(state[name].dtype == param.dtype for name in self._like)
+            and all(state[name].is_contiguous() for name in self._like)
             and self._traced.serves(param.dtype)
         )
 
@@ -146,7 +150,30 @@ def _compiled(graph: fx.GraphModule) -> Any:
     # Dynamic from the first call on: no size is special, so none compiles anew.
     # A cast to half precision and back rounds; torch's compiler leaves that out unless it is told.
     options: dict[str, Any] = {"emulate_precision_casts": True}
-    return torch.compile(graph.forward, dynamic=True, fullgraph=True, options=options)
+    made = torch.compile(graph.forward, dynamic=True, fullgraph=True, options=options)
+    failed = False
+
+    def run(*tensors: Tensor) -> None:
+        nonlocal failed
+        if not failed:
+            try:
+                made(*tensors)
+            except Exception as fault:
+                if not _is_compilers(fault):
+                    raise
+                # It fails before anything has run.
+                failed = True
+                compiler.warn_once(str(fault).strip().partition("\n")[0], LOST)
+        if failed:
+            graph(*tensors)
+
+    return run
+
+
+def _is_compilers(fault: Exception) -> bool:
+    """Whether torch's compiler has failed, and not what it made."""
+    homes = ("torch._dynamo.", "torch._inductor.")
+    return any(kind.__module__.startswith(homes) for kind in type(fault).__mro__)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sealed import Sealed
 from rheostat.core.sharded import any_sharded
 from rheostat.core.transform import Hyper, Transform
 from rheostat.optimizers.items import Held, noise, numbers_of
@@ -35,9 +36,10 @@ def observe(
             continue
         numbers = numbers_of(groups[one.group], rules[one.group])
         hyper = Hyper(**numbers, step=one.state["step"].item(), gradient=sample)
+        state = Sealed(one.state, rules[one.group].name)
         for piece in rules[one.group].pieces:
             if piece.observe is not None:
-                piece.observe(sample, one.state, one.param, hyper)
+                piece.observe(sample, state, one.param, hyper)
 
 
 def curvature_samples(

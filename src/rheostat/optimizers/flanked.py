@@ -74,7 +74,7 @@ class FlankedKernel:
                 vectors[key] = first, self._after.vector(item)
             before, after = vectors[key]
             hyper = item.hyper  # which holds the gradient
-            update, state, param = item.update, item.state, item.param
+            update, state, param = item.update, item.seen, item.param
             if self._before is not None and before is not None:
                 if param.dtype not in scratch:
                     scratch[param.dtype] = torch.empty(longest, dtype=param.dtype)

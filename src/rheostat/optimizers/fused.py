@@ -92,12 +92,14 @@ class FusedKernel:
         return found is not None and found[0] is not None
 
     def suits(self, param: Tensor, state: Mapping[str, Tensor]) -> bool:
-        """Real float32 and float64 parameters that have elements."""
+        """Real float32 and float64 parameters that have elements, and buffers laid out as they
+        are."""
         return (
             type(param) in PLAIN
             and param.dtype in (torch.float32, torch.float64)
             and param.numel() > 0
             and all(state[name].dtype == param.dtype for name in self._names)
+            and all(_lie_alike(state[name], param) for name in self._names)
         )
 
     def can(self, numbers: Mapping[str, Any]) -> bool:
@@ -113,10 +115,7 @@ class FusedKernel:
             self.can(item.numbers)
             and gradient.dtype is param.dtype
             and not gradient.is_sparse
-            and (
-                (gradient.is_contiguous() and param.is_contiguous())
-                or gradient.stride() == param.stride()
-            )
+            and _lie_alike(gradient, param)
             and (item.frame is None or self._settled(item))
         )
 
@@ -182,6 +181,10 @@ class FusedKernel:
             "lr": item.numbers["lr"].to(torch.float64 if on_cpu else torch.float32),
             "found_inf": None if frame.ok is None else frame.ok.logical_not().to(torch.float32),
         }
+
+
+def _lie_alike(one: Tensor, other: Tensor) -> bool:
+    return one.stride() == other.stride() or (one.is_contiguous() and other.is_contiguous())
 
 
 def _factor(clip: Transform, item: Item) -> Tensor:

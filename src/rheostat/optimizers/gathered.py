@@ -56,6 +56,7 @@ class GatheredKernel:
             and 0 < param.numel() < SMALL
             and param.dtype in (torch.float32, torch.float64)
             and all(state[name].dtype == param.dtype for name in self._like)
+            and all(state[name].is_contiguous() for name in self._like)
             # Numbers are compared, for which a device would be waited for.
             and (param.is_cpu or not self._single)
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rheostat.core.errors import InputError
+from rheostat.core.sealed import Sealed
 from rheostat.core.sharded import gathered, is_sharded, laid_out, local, part
 from rheostat.core.transform import Buffer, Hyper, Transform
 from rheostat.optimizers.device import Frame
@@ -159,6 +160,11 @@ class Item:
                 noise=draw,
             )
         return self._hyper
+
+    @property
+    def seen(self) -> Sealed:
+        """The state as the pieces see it; made anew, so that it has what the state has now."""
+        return Sealed(self.state, self.rule.name)
 
     def number(self, value: Tensor) -> Any:
         """A 0-dim tensor as the kind of number that this step computes with."""

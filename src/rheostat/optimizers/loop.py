@@ -229,7 +229,6 @@ class Optimizer(torch.optim.Optimizer):
         columns = self._roster.columns(held)
         if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
             return None
-        held = self._roster.recast(held, groups, self.state)
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         evaluate = closure and evaluator(closure, [one.param for one in held], items)
         try:

@@ -21,7 +21,7 @@ def advance(item: Item) -> bool:
 
     Raises InputError for a piece whose update has another shape than the parameter.
     """
-    ok = item.ok
+    ok, state = item.ok, item.seen
     while item.position < len(item.pieces):
         if item.waits:
             return False
@@ -30,10 +30,10 @@ def advance(item: Item) -> bool:
             item.measured = None
         piece = item.pieces[item.position]
         if ok is None:
-            item.update = piece.update(item.update, item.state, item.param, item.hyper)
+            item.update = piece.update(item.update, state, item.param, item.hyper)
         else:
-            with in_doubt(ok, piece, item.state):
-                item.update = piece.update(item.update, item.state, item.param, item.hyper)
+            with in_doubt(ok, piece, state):
+                item.update = piece.update(item.update, state, item.param, item.hyper)
         checked(piece, item, item.update)
         item.position += 1
     if ok is None:

@@ -10,10 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rheostat.core.transform import Transform
+from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.device import Resident, device_of
 from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
+from rheostat.optimizers.layout import Layout, check_buffers, check_gradients
 from rheostat.optimizers.state import check_cast
 from rheostat.optimizers.straight import Column, columns_of
 
@@ -46,7 +47,7 @@ class Roster:
         self._state_of = state_of
         self._held: list[Held] = []
         self._params: list[Tensor] = []
-        self._dtypes: list[torch.dtype] = []
+        self._layout = Layout([], [])
         self._begun = False
         """Whether all of them have a state."""
         self._states: list[dict[str, Tensor]] = []
@@ -58,7 +59,10 @@ class Roster:
         self._held, self._params = [], []
 
     def taking_part(self, groups: Groups, states: States) -> tuple[list[Held], list[Tensor]]:
-        """The parameters that have a gradient, and these."""
+        """The parameters that have a gradient, and these.
+
+        Raises InputError where a parameter, its state or its gradient do not fit each other.
+        """
         known = self.all(groups, states)
         found = [param.grad for param in self._params]
         gradients = [gradient for gradient in found if gradient is not None]
@@ -68,12 +72,14 @@ class Roster:
         if not self._begun and not all(map(_state, held)):  # frozen until now
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
+        check_gradients(held, gradients)
         if self.resident is not None:
             self.resident.part(known, held)
         return held, gradients
 
     def all(self, groups: Groups, states: States) -> list[Held]:
-        """All parameters; made again where a framework has exchanged parameters or state."""
+        """All parameters; made again where they or their state were exchanged or lie in
+        another way. Raises InputError where they do not fit each other."""
         # Each question to all in turn, by what is built in: a loop takes several times as long.
         params: Iterable[Tensor] = itertools.chain(*(group["params"] for group in groups))
         if not (
@@ -82,17 +88,10 @@ class Roster:
             and len(states) == len(self._states)
             and all(map(operator.is_, states.values(), self._states))
             and (self.resident is not None or self._counts.here())
+            and self._layout.holds()
         ):
             self._hold_all(groups, states)
         return self._held
-
-    def recast(self, held: list[Held], groups: Groups, states: States) -> list[Held]:
-        """Those that take part, made again where a module was cast since they were."""
-        if [*map(_dtype, self._params)] == self._dtypes:
-            return held
-        self._hold_all(groups, states)
-        made = {id(one.param): one for one in self._held}
-        return [made[id(one.param)] for one in held]
 
     def columns(self, held: list[Held]) -> list[Column] | None:
         """What takes part, in columns that kernels run as they are; None where more is to do."""
@@ -114,6 +113,7 @@ class Roster:
             self._counts.up(still, -1)
 
     def _hold_all(self, groups: Groups, states: States) -> None:
+        self._layout.check()
         before = {id(one.state): one for one in self._held if one.state}
         device = device_of(groups, self._rules, self._options)
         if device != (self.resident and self.resident.device):
@@ -129,7 +129,9 @@ class Roster:
         # In the order of the optimizer's own, so that a look at all of them hashes no tensor.
         self._states = list(states.values())
         self._params = [one.param for one in self._held]
-        self._dtypes = [one.dtype for one in self._held]
+        self._layout = Layout(
+            self._held, [self._buffers(one.group, one.param) for one in self._held]
+        )
         self._begun = all(map(_state, self._held))
         self._place(before)
 
@@ -140,8 +142,12 @@ class Roster:
         if state:
             check_cast(name, param, state, self._rules[index].buffers)
             self._options.recast(param, state)
+            check_buffers(name, param, state, self._buffers(index, param))
         kernel = fitting(self._kernels[index], param, state) if plain and state else None
         return Held(index, name, param, state, param.dtype, plain, kernel)
+
+    def _buffers(self, index: int, param: Tensor) -> Mapping[str, Buffer]:
+        return {**self._rules[index].buffers, **self._options.buffers(param)}
 
     def _place(self, before: Mapping[int, Held]) -> None:
         """Put step counts where they are kept, and parameters with the same count into one line.
@@ -168,11 +174,11 @@ class Roster:
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: a copied optimizer makes its own list."""
         own: dict[str, Any] = {"resident": None, "_counts": _Counts([]), "_columns": ([], None)}
+        own["_layout"] = Layout([], [])
         return {**self.__dict__, **own, "_held": [], "_params": [], "_states": []}
 
 
 _state = operator.attrgetter("state")
-_dtype = operator.attrgetter("dtype")
 
 
 class _Counts:

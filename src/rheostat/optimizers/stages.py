@@ -94,15 +94,15 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
 
 
 def _afterwards(item: Item) -> None:
-    ok = item.ok
+    ok, state = item.ok, item.seen
     for piece in item.pieces:
         if piece.after is None:
             continue
         if ok is None:
-            result = piece.after(item.param, item.state, item.hyper)
+            result = piece.after(item.param, state, item.hyper)
         else:
-            with in_doubt(ok, piece, item.state):
-                result = piece.after(item.param, item.state, item.hyper)
+            with in_doubt(ok, piece, state):
+                result = piece.after(item.param, state, item.hyper)
             result = torch.where(ok, result, item.param)
         if result is not item.param:
             item.param.copy_(result)
@@ -136,7 +136,7 @@ def _reaching(piece: Transform, item: Item) -> Tensor:
     update = item.update
     if item.kernel is not None:
         for before in itertools.takewhile(lambda one: one is not piece, item.pieces):
-            update = before.update(update, item.state, item.param, item.hyper)
+            update = before.update(update, item.seen, item.param, item.hyper)
     return update
 
 
@@ -155,7 +155,7 @@ def _sums(piece: Transform, item: Item, update: Tensor) -> Mapping[str, Tensor]:
     """What a piece measures of a parameter; of a large one part by part, where it works element by
     element, so that what it computes on the way stays in a near cache."""
     assert piece.measure is not None
-    param, state = item.param, item.state
+    param, state = item.param, item.seen
     wide = [update, *(state[n] for n, buffer in piece.buffers.items() if buffer.like_parameter)]
     if (
         param.numel() <= PART
@@ -288,7 +288,7 @@ def _search(
     assert piece.search is not None
     updates, scalars = piece.search(
         [item.update for item in items],
-        [item.state for item in items],
+        [item.seen for item in items],
         [item.param for item in items],
         items[0].hyper,
         evaluate,
@@ -310,7 +310,7 @@ def _probe(
             item.hyper.measured = item.measured or {}
     mine = {id(item) for item in concerned}
     moves = [
-        piece.probe(item.update, item.state, item.param, item.hyper)
+        piece.probe(item.update, item.seen, item.param, item.hyper)
         if id(item) in mine
         else torch.zeros_like(item.param)
         for item in items

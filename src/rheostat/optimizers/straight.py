@@ -67,6 +67,8 @@ def columns_of(rules: Sequence[Transform], held: Sequence[Held]) -> list[Column]
             not isinstance(kernel, BatchKernel)
             or not _straight(rules[group], kernel)
             or any(one.kernel is not kernel or not one.param.is_cpu for one in members)
+            # torch's own kernels read another order where a tensor has strides.
+            or not all(one.param.is_contiguous() for one in members)
             or len({one.dtype for one in members}) > 1
         ):
             return None
@@ -114,15 +116,13 @@ def run(
 
 
 def _dense(column: Column, gradients: list[Tensor]) -> bool:
-    """Plain gradients of the dtype that the parameters have and had, and neither with holes."""
-    params, dtypes = column.params, {column.dtype}
+    """Plain gradients of the dtype that the parameters have, without holes."""
     # Each question to all of them in turn: a loop over the parameters takes three times as long.
-    # torch's own kernels do not ask how a tensor lies, and read another order where it has strides.
-    if {*map(type, gradients)} != {Tensor} or {params[0].dtype, *map(_dtype, gradients)} != dtypes:
+    if {*map(type, gradients)} != {Tensor} or {*map(_dtype, gradients)} != {column.dtype}:
         return False
     try:
-        # Where both hold, the layout is strided.
-        return all(map(Tensor.is_contiguous, gradients)) and all(map(Tensor.is_contiguous, params))
+        # Where it holds, the layout is strided.
+        return all(map(Tensor.is_contiguous, gradients))
     except RuntimeError:  # some sparse ones have no answer
         return False
 

@@ -10,14 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from numbers import Number
-from types import CodeType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from rheostat.core.transform import Transform
+from rheostat.optimizers.rebound import is_rebound
 
 _CHANGES = "a rule that reads what may change (a dict, a list, an object) cannot be compiled"
+_IMMUTABLE = (str, bytes, int, float, complex, tuple, frozenset)
+_CLOCKS = {"time", "datetime", "posix", "nt", "sys"}
+"""Modules whose builtins answer something else each time."""
 
 
 def structure(rule: Transform, pieces: Sequence[Transform]) -> tuple[Any, ...] | None:
@@ -50,20 +54,21 @@ def code_of(function: Any, seen: frozenset[int] = frozenset()) -> tuple[Any, ...
     defaults, the functions and the plain values that it finds in its module.
 
     Raises TypeError where it reads what may change under the same name: a dict, a list, an
-    attribute of an object.
+    attribute of an object or a class, a variable that somebody binds again.
     """
     if isinstance(function, functools.partial):
         made = cast("functools.partial[Any]", function)
         parts = (made.func, *made.args, *made.keywords.values())
         return tuple(made.keywords), *(_told(one, seen) for one in parts)
     if isinstance(function, MethodType):
-        inside = code_of(function.__func__, seen)
-        return _Same(function.__self__), *_attributes(function, seen), inside
+        return *_owner(function, seen), code_of(function.__func__, seen)
     code = getattr(function, "__code__", None)
     if code is None:
         return _object(function, seen)
     if id(function) in seen:
         return ()
+    if not _is_torch(function) and is_rebound(function, (path[0] for path in _globals(code))):
+        raise TypeError(_CHANGES)
     inside = seen | {id(function)}
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     keywords: Mapping[str, Any] = function.__kwdefaults__ or {}
@@ -83,8 +88,8 @@ def _told(content: Any, seen: frozenset[int]) -> Any:
         return tuple(code_of(piece.update, seen) for piece in content.pieces)
     if isinstance(content, type | ModuleType | Tensor):
         return _Same(content)
-    if is_dataclass(content) and cast("Any", content).__dataclass_params__.frozen:
-        return _Same(type(content)), *(
+    if _is_frozen(content):
+        return _Same(type(cast("object", content))), *(
             _told(getattr(content, field.name), seen) for field in fields(content)
         )
     return code_of(content, seen) if callable(content) else _object(content, seen)
@@ -93,7 +98,10 @@ def _told(content: Any, seen: frozenset[int]) -> Any:
 def _object(content: Any, seen: frozenset[int]) -> tuple[Any, ...]:
     """An object that is no Python function: one of torch's, a builtin, or one that is called."""
     owner = getattr(content, "__self__", None)  # a builtin method's, such as a dict's
-    if isinstance(owner, dict | list | set):
+    if isinstance(owner, ModuleType | type):
+        if getattr(owner, "__module__", owner.__name__) in _CLOCKS:
+            raise TypeError(_CHANGES)
+    elif owner is not None and not isinstance(owner, _IMMUTABLE):
         raise TypeError(_CHANGES)
     if _is_torch(type(content)) and not isinstance(content, nn.Module):
         return (_Same(content),)
@@ -105,19 +113,42 @@ def _object(content: Any, seen: frozenset[int]) -> tuple[Any, ...]:
     raise TypeError(_CHANGES)
 
 
-def _attributes(method: MethodType, seen: frozenset[int]) -> Iterator[Any]:
-    """What a method reads of its object, and what else this holds."""
-    owner, code = method.__self__, method.__func__.__code__
-    held: dict[str, Any] = getattr(owner, "__dict__", {})
-    yield repr({name: value for name, value in held.items() if name not in code.co_names})
+def _owner(method: MethodType, seen: frozenset[int]) -> Iterator[Any]:
+    """What tells a method's object from another, and the other methods that are read of it; raises
+    TypeError where the object or its class holds what may change."""
+    code = cast("FunctionType", method.__func__).__code__
+    owner: Any = method.__self__
+    yield _Same(cast("object", owner if isinstance(owner, type) else type(owner)))
+    fields_of: Mapping[str, Any] = {}
+    if not isinstance(owner, type):
+        fields_of = getattr(owner, "__dataclass_fields__", {})
+        if _is_frozen(owner):
+            yield _told(owner, seen)
+        elif getattr(owner, "__dict__", None) or not hasattr(owner, "__dict__"):
+            raise TypeError(_CHANGES)
     if id(code) in seen:
         return
-    for name in code.co_names:
+    for name in _names(code):
         value = inspect.getattr_static(owner, name, _Same)
+        if value is _Same or name in fields_of:
+            continue
         if isinstance(value, property):
             yield code_of(MethodType(value.fget or repr, owner), seen | {id(code)})
-        elif value is not _Same:
-            yield _told(getattr(owner, name), seen | {id(code)})
+        elif isinstance(value, FunctionType | classmethod | staticmethod):
+            yield code_of(getattr(owner, name), seen | {id(code)})
+        elif not callable(value):
+            raise TypeError(_CHANGES)
+
+
+def _is_frozen(content: Any) -> bool:
+    return is_dataclass(content) and cast("Any", content).__dataclass_params__.frozen
+
+
+@functools.cache
+def _names(code: CodeType) -> tuple[str, ...]:
+    """All names that a code, and the code within it, reads of anything."""
+    inner = [_names(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return tuple(dict.fromkeys([*code.co_names, *itertools.chain(*inner)]))
 
 
 @functools.cache
@@ -139,14 +170,18 @@ def _globals(code: CodeType) -> tuple[tuple[str, ...], ...]:
 
 
 def _at(known: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    """What stands at a path: the attributes of modules and classes are followed, and of no
-    object."""
+    """What stands at a path: the attributes of modules are followed, the methods of classes, and
+    nothing of an object. Raises TypeError for a value that a class or a function holds."""
     name, *rest = path
     found = known.get(name)  # a builtin is the same for all
     for attribute in rest:
+        if isinstance(found, FunctionType):
+            raise TypeError(_CHANGES)
         if not isinstance(found, ModuleType | type) or _is_torch(found):
             break
-        found = getattr(found, attribute, None)
+        owner, found = found, getattr(found, attribute, None)
+        if isinstance(owner, type) and not (callable(found) or isinstance(found, Enum)):
+            raise TypeError(_CHANGES)
     return found
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from rheostat.core.errors import InputError
+from rheostat.core.sealed import Sealed
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.numbers import vector_of
 from rheostat.optimizers.scalars import Numbers, Scalar, Trace
@@ -27,8 +28,8 @@ from rheostat.optimizers.structure import code_of, structure
 MOST_SCALARS = 64
 """More scalars than any rule meets tensors with."""
 
-_LENGTH = 64
-"""Elements of the tensors that a rule is traced with."""
+_LENGTH, _OTHER_LENGTH = 64, 96
+"""Elements of the tensors that a rule is traced with; of those where it must do the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,11 @@ class Traced:
     def of(self, dtype: torch.dtype) -> Traced:
         """The same for parameters of this dtype."""
         return self.double or self if dtype is torch.float64 else self
+
+    @property
+    def code(self) -> str:
+        """What is computed, with all constants."""
+        return self.graph.code + self._prologue.code
 
     @functools.cached_property
     def meaning(self) -> tuple[Any, ...]:
@@ -192,7 +198,22 @@ def graph_of(
     dtype: torch.dtype = torch.float32,
 ) -> Traced | None:
     """The graph of `verb(update, state, param, hyper)`, over flat tensors of a dtype or a parameter
-    like this one; None where it has none."""
+    like this one; None where it has none, or another one for each length."""
+    found = _graph_of(rule, verb, measured, like, dtype)
+    if found is None or like is not None or rule.scope == "element":
+        return found
+    other = _graph_of(rule, verb, measured, like, dtype, _OTHER_LENGTH)
+    return found if other is not None and other.code == found.code else None
+
+
+def _graph_of(
+    rule: Transform,
+    verb: Callable[..., Any],
+    measured: Sequence[str],
+    like: Tensor | None,
+    dtype: torch.dtype,
+    length: int = _LENGTH,
+) -> Traced | None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     trace: Trace | None = None
@@ -211,15 +232,15 @@ def graph_of(
             measured=dict(zip(measured, found, strict=True)),
             noise=_refuse_noise,
         )
-        state = dict(zip(rule.buffers, buffers, strict=True))
+        state = Sealed(dict(zip(rule.buffers, buffers, strict=True)), rule.name)
         with Trace(slots) as trace:
             return verb(update, state, param, hyper)
 
     # Ones, so that nothing divides by zero; only the operations are kept.
     if like is None:
-        one = torch.ones(_LENGTH, dtype=dtype)
+        one = torch.ones(length, dtype=dtype)
         own = [
-            torch.ones(_LENGTH if buffer.like_parameter else (), dtype=buffer.dtype or dtype)
+            torch.ones(length if buffer.like_parameter else (), dtype=buffer.dtype or dtype)
             for buffer in rule.buffers.values()
         ]
     else:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import NonNegative
+from rheostat.core.sealed import Sealed
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.transforms.decay import add_decayed_weights
 
@@ -29,7 +30,7 @@ def lazily(rule: Transform) -> Transform:
         if not u.is_sparse:
             return rule.update(u, state, param, hyper)
         where = tuple(u.indices())
-        part = {name: state[name][where] for name in rule.buffers}
+        part = Sealed({name: state[name][where] for name in rule.buffers}, rule.name)
         values = rule.update(u.values(), part, param[where], hyper)
         for name, rows in part.items():
             state[name][where] = rows

@@ -1,0 +1,118 @@
+"""How tensors lie, asked of all of them at once.
+
+Kernels take addresses, and believe what was seen when they were chosen. A user or a framework may
+put another tensor into a state, or other memory behind a tensor, between any two steps.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from rheostat.core.errors import InputError
+from rheostat.core.transform import Buffer
+
+if TYPE_CHECKING:
+    from rheostat.optimizers.items import Held
+
+_ANEW = "make the optimizer anew, or give the new parameter to add_param_group"
+
+_dtype = operator.attrgetter("dtype")
+
+
+class Layout:
+    """How parameters and their buffers lie.
+
+    Args:
+        held: the parameters; only those with a state are looked at.
+        buffers: of each, by name.
+    """
+
+    def __init__(self, held: Sequence[Held], buffers: Sequence[Mapping[str, Buffer]]) -> None:
+        own = [
+            (one, name, buffer)
+            for one, named in zip(held, buffers, strict=True)
+            if one.state
+            for name, buffer in named.items()
+        ]
+        self._own = own
+        self._states = [one.state for one, _, _ in own]
+        self._names = [name for _, name, _ in own]
+        self._buffers = [one.state[name] for one, name, _ in own]
+        self._params = [one.param for one in held]
+        self._lie = _lie([*self._params, *self._buffers])
+
+    def holds(self) -> bool:
+        """Whether these very tensors lie as they did."""
+        # Each question to all in turn, by what is built in: a loop takes several times as long.
+        found = self._found()
+        return all(map(operator.is_, found, self._buffers)) and (
+            _lie([*self._params, *self._buffers]) == self._lie
+        )
+
+    def check(self) -> None:
+        """Refuse a buffer whose dtype is neither what it was nor what it was declared with. Raises
+        InputError."""
+        dtypes: Sequence[torch.dtype] = self._lie[1][len(self._params) :]
+        for (one, name, buffer), found, then in zip(self._own, self._found(), dtypes, strict=True):
+            if found is None or found.dtype in (then, buffer.dtype_for(one.param)):
+                continue
+            now, was = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, then))
+            raise InputError(
+                f"{one.name}: its state {name!r} was {was} and is {now}; put it back as {was}, or "
+                "make the optimizer anew"
+            )
+
+    def _found(self) -> list[Tensor | None]:
+        return [*map(cast("Any", dict.get), self._states, self._names)]
+
+
+def _lie(tensors: list[Tensor]) -> tuple[list[Any], ...]:
+    """What a kernel believes of tensors; with the number of elements the strides tell the shape."""
+    return (
+        [*map(Tensor.numel, tensors)],
+        [*map(_dtype, tensors)],
+        [*map(Tensor.stride, tensors)],
+        [*map(Tensor.get_device, tensors)],
+    )
+
+
+def check_buffers(
+    name: str, param: Tensor, state: Mapping[str, Tensor], buffers: Mapping[str, Buffer]
+) -> None:
+    """Refuse a state that was made for a parameter of another shape or on another device, or is
+    not whole. Raises InputError."""
+    for key, buffer in buffers.items():
+        if key not in state:
+            raise InputError(
+                f"{name}: its state {key!r} was taken away; put it back, or make the optimizer anew"
+            )
+        found, wanted = tuple(state[key].shape), buffer.shape(param)
+        if found != wanted:
+            raise InputError(
+                f"{name} has shape {tuple(param.shape)}, and its state {key!r} {found}, which "
+                f"should be {wanted}; {_ANEW}"
+            )
+        if state[key].device != param.device:
+            raise InputError(
+                f"{name} is on {param.device}, and its state {key!r} on {state[key].device}; move "
+                "the model, and then make the optimizer"
+            )
+
+
+def check_gradients(held: Sequence[Held], gradients: Sequence[Tensor]) -> None:
+    """Refuse a gradient that was made for another number of elements than its parameter has now.
+    Raises InputError."""
+    params = [one.param for one in held]
+    if [*map(Tensor.numel, gradients)] == [*map(Tensor.numel, params)]:
+        return
+    for one, gradient in zip(held, gradients, strict=True):
+        if gradient.numel() != one.param.numel():
+            raise InputError(
+                f"{one.name} has shape {tuple(one.param.shape)}, and its gradient "
+                f"{tuple(gradient.shape)}; let backward() make it for the parameter as it is"
+            )

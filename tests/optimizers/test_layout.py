@@ -1,0 +1,145 @@
+"""What a kernel believes of tensors is asked before it gets their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rheostat as rs
+from rheostat.core.errors import InputError
+from rheostat.optimizers.loop import Optimizer
+
+WAYS = [
+    ("lion", "compiled"),  # native
+    ("adamw", "fused"),
+    ("adafactor", "compiled"),  # matrices
+    ("muon", "compiled"),  # flanked
+    ("lion", "eager"),  # gathered
+]
+
+
+def _made(name: Any, mode: Any) -> tuple[Optimizer, list[nn.Parameter], str]:
+    """An optimizer that has made a step, and the name of a buffer of its first parameter."""
+    torch.manual_seed(0)
+    named = [(f"weight{i}", nn.Parameter(torch.randn(20, 12))) for i in range(20)]
+    params = [param for _, param in named]
+    opt = rs.optimizer(name, named, lr=0.01, mode=mode)
+    _step(opt, params)
+    buffers = [key for key in opt.state[params[0]] if key != "step"]
+    return opt, params, buffers[0]
+
+
+def _step(opt: Optimizer, params: list[nn.Parameter]) -> None:
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt.step()
+
+
+def _of_four(found: Tensor) -> Tensor:
+    return found.new_zeros(4)
+
+
+def _other_memory(state: dict[str, Tensor], key: str, made: Tensor) -> None:
+    """The same tensor with other memory behind it."""
+    state[key].data = made
+
+
+def _exchanged(state: dict[str, Tensor], key: str, made: Tensor) -> None:
+    """Another tensor."""
+    state[key] = made
+
+
+@pytest.mark.parametrize(("name", "mode"), WAYS)
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_parameter_that_grew_is_refused(name: str, mode: str, count: int) -> None:
+    opt, params, _ = _made(name, mode)
+    before = {key: value.clone() for key, value in opt.state[params[1]].items()}
+    for param in params[:count]:
+        param.data = torch.zeros(24, 12)
+    with pytest.raises(InputError, match=r"weight0 has shape \(24, 12\), and its state") as error:
+        _step(opt, params)
+    assert "make the optimizer anew" in str(error.value)
+    assert "\n" not in str(error.value)
+    # Nothing has moved or was counted.
+    assert all(torch.equal(opt.state[params[1]][key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize(("name", "mode"), WAYS)
+@pytest.mark.parametrize("put", [_other_memory, _exchanged])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    cast(
+        "list[tuple[Callable[[Tensor], Tensor], str]]",
+        [
+            (_of_four, r"state '\w+' \(4,\), which should be"),
+            (Tensor.half, "was float32 and is float16; put it back"),
+            (Tensor.double, "was float32 and is float64; put it back"),
+        ],
+    ),
+)
+def test_a_state_of_another_size_or_dtype_is_refused(
+    name: str,
+    mode: str,
+    put: Callable[[dict[str, Tensor], str, Tensor], None],
+    change: Callable[[Tensor], Tensor],
+    said: str,
+) -> None:
+    opt, params, key = _made(name, mode)
+    found = opt.state[params[3]][key]
+    put(opt.state[params[3]], key, change(found.detach()))
+    with pytest.raises(InputError, match=f"weight3.*{said}"):
+        _step(opt, params)
+
+
+@pytest.mark.parametrize(("name", "mode"), WAYS)
+def test_a_state_that_is_elsewhere_or_gone_is_refused(name: str, mode: str) -> None:
+    opt, params, key = _made(name, mode)
+    kept = opt.state[params[2]][key]
+    opt.state[params[2]][key] = kept.to("meta")
+    with pytest.raises(InputError, match=r"weight2 is on cpu, and its state '\w+' on meta"):
+        _step(opt, params)
+    del opt.state[params[2]][key]
+    with pytest.raises(InputError, match=r"weight2: its state '\w+' was taken away"):
+        _step(opt, params)
+    opt.state[params[2]][key] = kept
+    _step(opt, params)
+
+
+@pytest.mark.parametrize("mode", ["fused", "eager"])
+def test_a_gradient_of_the_size_before_is_refused(mode: Any) -> None:
+    param = nn.Parameter(torch.zeros(1000))
+    opt = rs.optimizer("sgd", [("weight", param)], lr=0.1, mode=mode)
+    _step(opt, [param])
+    param.data = torch.zeros(1010)
+    with pytest.raises(InputError, match=r"weight has shape \(1010,\), and its gradient \(1000,\)"):
+        opt.step()
+    _step(opt, [param])  # nothing else minds
+    assert torch.equal(param, torch.full((1010,), -0.1))
+
+
+@pytest.mark.parametrize(("name", "mode"), [way for way in WAYS if way[0] != "adafactor"])
+def test_a_state_that_is_turned_is_read_in_its_order(name: str, mode: str) -> None:
+    straight, params, key = _made(name, mode)
+    turned, others, _ = _made(name, mode)
+    for param in others:
+        found = turned.state[param][key]
+        assert found.shape == (20, 12)
+        found.copy_(torch.arange(240.0).view(20, 12))
+        found.data = found.t().contiguous().t()
+        straight.state[params[0]][key].copy_(torch.arange(240.0).view(20, 12))
+    for _ in range(2):
+        _step(straight, params)
+        _step(turned, others)
+    torch.testing.assert_close(others[0], params[0])
+    torch.testing.assert_close(turned.state[others[0]][key], straight.state[params[0]][key])
+
+
+def test_the_same_number_of_elements_in_another_shape_is_refused() -> None:
+    opt, params, _ = _made("adafactor", "compiled")
+    params[0].data = torch.zeros(12, 20)
+    with pytest.raises(InputError, match=r"weight0 has shape \(12, 20\), and its state"):
+        _step(opt, params)
