@@ -221,6 +221,8 @@ def test_without_a_step_the_view_is_the_parameter() -> None:
 def test_a_momentum_set_to_0_in_mid_training_is_refused_where_it_matters() -> None:
     param = nn.Parameter(torch.ones(2))
     optimizer = rs.optimizer(SGD, [param])
+    param.grad = torch.ones(2)
+    optimizer.step()
     optimizer.param_groups[0]["momentum"] = 0.0
     with pytest.raises(InputError, match="build the optimizer with 0"):
         optimizer.eval()
