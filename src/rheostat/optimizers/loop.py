@@ -83,8 +83,6 @@ class Optimizer(torch.optim.Optimizer):
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
         super().__init__(listed, {})
-        # torch's own schedulers look here for what they may schedule.
-        self.defaults = at_start(self._rules)
 
     # -- groups and state -----------------------------------------------------------------------
 
@@ -126,6 +124,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._state_of(param, len(self._rules) - 1)
         group["mode"] = choose_mode(rule, group["params"], self._mode, self.plan.schedules[-1])
         self._kernels.append(make_kernels(rule, group["mode"]))
+        # torch's own schedulers look here for what they may schedule.
+        self.defaults = at_start(self._rules)
 
     def rule(self, group: int) -> Transform:
         """The rule of a param group."""

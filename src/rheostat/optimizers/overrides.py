@@ -15,7 +15,7 @@ from rheostat.core.hyper import Argument, NonNegative, arguments_of, check_argum
 from rheostat.core.registry import component
 from rheostat.core.transform import Transform
 from rheostat.optimizers.scheduled import has_schedule
-from rheostat.optimizers.state import LABELS, SHARED
+from rheostat.optimizers.state import LABELS, SHARED, is_label
 from rheostat.transforms.orthogonal import check_split
 
 _LOOPS = {
@@ -81,9 +81,14 @@ class Written:
         others = {*owned, *rule.scalars, *(SHARED.keys() - _LOOPS.keys()), "params", "param_names"}
         self._arguments = {key: arguments.get(key) for key in group if key not in others}
         self._seen = [group[key] for key in self._arguments]
+        self._rule = rule
+        self._made = self._keys = frozenset(group)
 
     def check(self, index: int, group: Mapping[str, Any]) -> None:
-        """Refuse a value that is written to the group and is out of its range, or a schedule."""
+        """Refuse a value that is written to the group and is out of its range, or a schedule; a
+        hyperparameter that its rule has not."""
+        if group.keys() != self._keys:  # pyright: ignore[reportUnnecessaryComparison]
+            self._check_keys(index, group)
         now = [*map(group.__getitem__, self._arguments)]
         if all(map(is_, now, self._seen)):
             return
@@ -102,6 +107,19 @@ class Written:
             if argument is not None and not elsewhere and not _plain(argument, value):
                 check_argument(argument, value, f"param group {index}")
         self._seen = now
+
+    def _check_keys(self, index: int, group: Mapping[str, Any]) -> None:
+        for key in group.keys() ^ self._made:
+            if is_label(key, group):
+                continue
+            if key in self._made:
+                raise InputError(f"param group {index}: {key!r} was taken out of it; put it back")
+            near = nearest(key, {*self._rule.hyperparameters, *_LOOPS})
+            raise InputError(
+                f"param group {index}: {key!r} was written to it, which {self._rule.name} does not "
+                f"have; {near}"
+            )
+        self._keys = frozenset(group)
 
 
 def _plain(argument: Argument, value: Any) -> bool:
