@@ -358,9 +358,9 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a state dict of the same rules over the same parameters.
 
-        Parameters are matched by name where both sides have names, and every buffer keeps its own
-        dtype. Nothing is changed unless everything fits. Numbers are those that were saved; where
-        the optimizer was made with others, a RheostatWarning names them.
+        Parameters are matched by name where both sides have names; buffers keep their own dtype.
+        Nothing is changed unless everything fits. Numbers are those that were saved, but for whole
+        ones that are built in (Lookahead's k); a RheostatWarning names what was made otherwise.
 
         Raises:
             InputError: names, shapes, buffers or hyperparameters that differ (all of them listed),
