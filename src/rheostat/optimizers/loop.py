@@ -26,6 +26,7 @@ from rheostat.optimizers.growing import grow_state, grown, growth_in
 from rheostat.optimizers.guard import LeftOut, Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, make_items, squares_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
+from rheostat.optimizers.packing import hooked, packed
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import NO_GRADIENT, StepResult
@@ -350,10 +351,10 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's, of tensors and plain numbers; scalars on a device are read from there."""
         self._learn()
-        saved = super().state_dict()
-        for group, rule in zip(saved["param_groups"], self._rules, strict=True):
-            group.update({name: float(group[name]) for name in rule.scalars})
-        return saved
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        saved = packed(self.param_groups, self._rules, self.state)
+        return hooked(self._optimizer_state_dict_post_hooks, self, saved)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a state dict of the same rules over the same parameters.
@@ -366,10 +367,7 @@ class Optimizer(torch.optim.Optimizer):
             InputError: names, shapes, buffers or hyperparameters that differ (all of them listed),
                 or a scheduled hyperparameter that was saved under another schedule.
         """
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = hook(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        plan = self.check(state_dict)
+        plan = self.check(hooked(self._optimizer_load_state_dict_pre_hooks, self, state_dict))
         followed: list[dict[str, Any]] = []
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))
