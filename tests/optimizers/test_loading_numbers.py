@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from typing import Any
 
@@ -82,3 +83,80 @@ def test_each_group_is_held_against_its_own() -> None:
 
     with pytest.warns(RheostatWarning, match=r"lr_factor 0.5 of group 0 .*weight_decay 0.0 of gro"):
         made(0.1, 1.0).load_state_dict(made(0.0, 0.5).state_dict())
+
+
+def _chained(*pieces: rs.Transform) -> Any:
+    param = nn.Parameter(torch.ones(2, 3))
+    param.grad = torch.ones(2, 3)
+    return rs.optimizer(
+        rs.chain(rs.component("sgd", "optimizer").factory(lr=0.1), *pieces), [param]
+    )
+
+
+def _named(name: str) -> Any:
+    def made(**arguments: Any) -> Any:
+        param = nn.Parameter(torch.ones(2, 3))
+        param.grad = torch.ones(2, 3)
+        rule = rs.component(name, "optimizer").factory(**arguments)
+        # Not alone, so that its own name is that of a part.
+        return rs.optimizer(rs.chain(rs.transforms.clip_by_global_norm(1.0), rule), [param])
+
+    return made
+
+
+T = rs.transforms
+BUILT_IN: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
+    (_named("schedule_free_adamw"), {}, {"warmup_steps": 7}, "schedule_free_adamw.warmup_steps 7"),
+    (_named("ademamix"), {"alpha_warmup": 3}, {}, "ademamix.alpha_warmup 0"),
+    (_named("ademamix"), {"beta3_warmup": 3}, {"beta3_warmup": 4}, "ademamix.beta3_warmup 4"),
+    (_named("soap"), {}, {"precondition_frequency": 3}, "soap.precondition_frequency 3"),
+    (lambda k: _chained(T.lookahead(k)), {"k": 3}, {"k": 5}, "lookahead.k 5"),
+    (lambda k: _chained(rs.named("x", T.lookahead(k))), {"k": 3}, {"k": 5}, "x.lookahead.k 5"),
+    (
+        lambda start: _chained(T.swa_weights(start)),
+        {"start": 3},
+        {"start": 4},
+        "swa_weights.start 4",
+    ),
+    (lambda dim: _chained(T.unit_norm(dim)), {"dim": 0}, {"dim": None}, "unit_norm.dim null"),
+    (
+        lambda first, last: _chained(T.max_norm(1.0, first), T.unit_norm(first), T.unit_norm(last)),
+        {"first": 0, "last": 0},
+        {"first": 0, "last": 1},
+        r"unit_norm.dim (2) 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "one", "other", "said"), BUILT_IN, ids=str)
+def test_whole_numbers_that_are_built_in_stay_and_are_named(
+    make: Any, one: dict[str, Any], other: dict[str, Any], said: str
+) -> None:
+    optimizer = make(**one)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    _silently(make(**one), saved)
+    with pytest.warns(RheostatWarning) as caught:
+        make(**other).load_state_dict(saved)
+    (warning,) = caught
+    assert f"what is built into this optimizer stays: {said} of group 0 (saved" in str(
+        warning.message
+    )
+    assert warning.filename == __file__
+
+
+def test_both_kinds_are_told_in_one_warning_and_what_nobody_wrote_down_is_no_news() -> None:
+    saved = _named("ademamix")(lr=0.1, alpha_warmup=3).state_dict()
+    with pytest.warns(RheostatWarning) as caught:
+        _named("ademamix")(lr=0.2).load_state_dict(copy.deepcopy(saved))
+    (warning,) = caught
+    assert str(warning.message) == (
+        "load_state_dict: the saved numbers go on in place of those that this optimizer was made "
+        "with: lr 0.1 of group 0 (made with 0.2); write to param_groups after loading to change "
+        "them; and what is built into this optimizer stays: ademamix.alpha_warmup 0 of group 0 "
+        "(saved with 3); make it with the saved number to go on as before"
+    )
+    given = json.loads(saved["param_groups"][0]["given"])
+    del given["built in"]  # as past releases saved it
+    saved["param_groups"][0]["given"] = json.dumps(given)
+    _silently(_named("ademamix")(lr=0.1), saved)

@@ -268,6 +268,56 @@ def test_torch_schedulers_and_grad_scaler_work_unchanged() -> None:
     assert optimizer.param_groups[0]["momentum"] < 0.95
 
 
+def test_a_saved_state_stays_as_it_was_saved() -> None:
+    rule = rs.chain(rs.transforms.ema_weights(0.5), rs.transforms.scale_by_learning_rate(0.1))
+    param = _param(1.0, 2.0)
+    optimizer = rs.optimizer(rule, [param], accumulate=2)
+    _step(optimizer, param, 1.0, 1.0)
+    saved = optimizer.state_dict()
+    optimizer.eval()
+    shown = optimizer.state_dict()
+    assert "parked" not in saved["state"][0]
+    assert "parked" in shown["state"][0]
+    optimizer.train()
+    for state, evaluating in ((saved, False), (shown, True)):
+        other = rs.optimizer(rule, [_param(1.0, 2.0)], accumulate=2)
+        other.load_state_dict(state)
+        assert other.param_groups[0]["evaluating"] == evaluating
+    for key, value in saved["state"][0].items():
+        assert value is optimizer.state[param][key]  # the tensors are shared, as torch's are
+
+
+def test_the_state_is_packed_as_torch_packs_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    optimizer = rs.optimizer("muon", model)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    mine = optimizer.state_dict()
+    theirs = torch.optim.Optimizer.state_dict(optimizer)
+    assert mine["param_groups"] == theirs["param_groups"]
+    assert [list(group) for group in mine["param_groups"]] == [
+        list(group) for group in theirs["param_groups"]
+    ]
+    assert list(mine["state"]) == list(theirs["state"])
+    assert all(mine["state"][place] == held for place, held in theirs["state"].items())
+
+
+def test_hooks_of_the_state_dict_may_wrap_it() -> None:
+    param = _param(1.0)
+    optimizer = rs.optimizer("prodigy", [param])
+    called: list[str] = []
+    optimizer.register_state_dict_pre_hook(lambda _: called.append("pre"))
+    optimizer.register_state_dict_post_hook(lambda _, saved: {"wrapped": saved})
+    optimizer.register_state_dict_post_hook(lambda *_: called.append("post"))
+    _step(optimizer, param, 1.0)
+    wrapped = optimizer.state_dict()
+    assert list(wrapped) == ["wrapped"]
+    assert isinstance(wrapped["wrapped"]["param_groups"][0]["d"], float)
+    assert called == ["pre", "post"]
+    optimizer.register_load_state_dict_pre_hook(lambda _, saved: saved["wrapped"])
+    optimizer.load_state_dict(wrapped)
+
+
 def test_a_chain_takes_the_learning_rate_at_its_end() -> None:
     param, twin = _param(1.0, -2.0), _param(1.0, -2.0)
     pieces = rs.chain(rs.transforms.scale_by_adam(b2=0.95), rs.transforms.add_decayed_weights(0.1))

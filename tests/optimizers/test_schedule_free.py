@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,8 @@ def test_without_a_step_the_view_is_the_parameter() -> None:
 def test_a_momentum_set_to_0_in_mid_training_is_refused_where_it_matters() -> None:
     param = nn.Parameter(torch.ones(2))
     optimizer = rs.optimizer(SGD, [param])
+    param.grad = torch.ones(2)
+    optimizer.step()
     optimizer.param_groups[0]["momentum"] = 0.0
     with pytest.raises(InputError, match="build the optimizer with 0"):
         optimizer.eval()
@@ -258,3 +261,31 @@ def test_as_a_transform_it_ends_a_chain_of_other_pieces() -> None:
         theirs.step()
         theirs.zero_grad()
     torch.testing.assert_close(weights(mine), weights(other), rtol=1e-12, atol=1e-13)
+
+
+WRITERS: dict[str, Callable[[], rs.Transform]] = {
+    "non_negative": rs.transforms.non_negative,
+    "box": rs.transforms.box,
+    "unit_norm": rs.transforms.unit_norm,
+    "max_norm": rs.transforms.max_norm,
+    "lookahead": rs.transforms.lookahead,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("rule", ["schedule_free_sgd", "schedule_free_adamw"])
+def test_what_moves_the_weights_besides_is_refused(rule: str, name: str) -> None:
+    made = rs.component(rule, "optimizer").factory
+    said = f"chain: {name} moves the weights .* those of schedule_free_step are a mixture.* adamw"
+    for pieces in (
+        (made(), WRITERS[name]()),
+        (WRITERS[name](), made()),
+        (rs.named("inner", made()), WRITERS[name]()),
+        (rs.transforms.clip_by_global_norm(1.0), rs.chain(made()), WRITERS[name]()),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            rs.chain(*pieces)
+        assert "\n" not in str(caught.value)
+    lines = rs.policy(rs.match(made()))
+    with pytest.raises(InputError, match=said):
+        lines.after(WRITERS[name]())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import rheostat as rs
 from rheostat.core.errors import InputError
 from rheostat.optimizers.adamw import adamw
+from rheostat.optimizers.asgd import asgd
+from rheostat.optimizers.schedule_free_adamw import schedule_free_adamw
+from rheostat.optimizers.schedule_free_sgd import schedule_free_sgd
 from rheostat.optimizers.sgd import sgd
 
 Make = Callable[[], rs.Transform]
@@ -144,6 +148,34 @@ def test_without_a_step_the_view_is_the_parameter(name: str) -> None:
     optimizer = rs.optimizer(rs.chain(adamw(), AVERAGES[name]()), model)
     with optimizer.averaged():
         assert same_bits(before, weights(model))
+
+
+VIEWS: dict[str, Make] = {
+    **AVERAGES,
+    "schedule_free_sgd": lambda: schedule_free_sgd(momentum=0.0),
+    "schedule_free_adamw": schedule_free_adamw,
+    "asgd": asgd,
+}
+
+
+@pytest.mark.parametrize("precision", ["plain", "master"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_what_was_loaded_before_its_first_step_is_its_own_view(name: str, precision: Any) -> None:
+    dtype = torch.bfloat16 if precision == "master" else torch.float32
+    stepping, frozen, unused = (nn.Parameter(torch.zeros(2, dtype=dtype)) for _ in range(3))
+    frozen.requires_grad_(False)
+    params = [stepping, frozen, unused]
+    optimizer = rs.optimizer(VIEWS[name](), params, precision=precision)
+    loaded = torch.tensor([5.0, -5.0], dtype=dtype)
+    for steps in range(3):
+        for param in (frozen, unused, *(() if steps else (stepping,))):
+            param.data.copy_(loaded + steps)
+        with optimizer.averaged():
+            shown = params[1:] if steps else params
+            assert all(torch.equal(param, loaded + steps) for param in shown)
+        assert torch.equal(unused, loaded + steps)
+        stepping.grad = torch.ones_like(stepping)
+        optimizer.step()
 
 
 def test_what_stands_last_sees_the_weights_where_they_come_to_rest() -> None:

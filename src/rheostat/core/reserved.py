@@ -25,6 +25,7 @@ NUMBERS = frozenset(
         "min_lr",
         "max_momentum",
         "base_momentum",
+        "swa_lr",
         "lr_factor",
         "factors",
         "updates",

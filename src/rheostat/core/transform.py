@@ -144,6 +144,8 @@ class Transform:
         host_step: it branches on `hyper.step`, or draws noise by it, and so needs a plain number:
             on an accelerator, where steps may be skipped, such a step waits for the device. Without
             it a branch is right too, but waits at every parameter.
+        mixes: the weights are a mixture of points (schedule-free), which its buffers can tell
+            apart only while nothing but its updates moves them: no `after` of another piece may.
         name, origin: the component that made it.
         parts: the primitive pieces of a chain.
     """
@@ -163,6 +165,7 @@ class Transform:
     search: Search | None = None
     observe: Observe | None = None
     host_step: bool = False
+    mixes: bool = False
     name: str = "transform"
     origin: Origin | None = field(default=None, compare=False)
     parts: tuple[Transform, ...] = ()
@@ -273,7 +276,8 @@ def chain(*transforms: Transform) -> Transform:
     Raises:
         InputError: nothing to chain; two pieces that declare a buffer, a hyperparameter or a
             scalar of the same name (the keys of a checkpoint are these names); two that give a
-            `view`, or need the gradient elsewhere; a `search` that is not first.
+            `view`, or need the gradient elsewhere; a `search` that is not first; an `after` beside
+            a piece that `mixes`.
     """
     pieces = tuple(p for given in transforms for p in transform_in(given, "chain").pieces)
     if not pieces:
@@ -285,6 +289,7 @@ def chain(*transforms: Transform) -> Transform:
         _claim(piece, "hyperparameter", {**piece.hyperparameters, **piece.scalars}, numbers)
     _only_one(pieces, "gives the weights to evaluate with", lambda p: p.view is not None)
     _only_one(pieces, "evaluates elsewhere", lambda p: bool(p.probe or p.search))
+    _check_mixture(pieces)
     if any(piece.search is not None for piece in pieces[1:]):
         raise InputError("chain: a piece that searches (L-BFGS) must be the first")
     return Transform(
@@ -369,3 +374,14 @@ def _only_one(pieces: tuple[Transform, ...], what: str, has: Callable[[Transform
     found = [piece.name for piece in pieces if has(piece)]
     if len(found) > 1:
         raise InputError(f"chain: both {found[0]} and {found[1]} {what.replace('gives', 'give')}")
+
+
+def _check_mixture(pieces: tuple[Transform, ...]) -> None:
+    mixing = next((piece.name for piece in pieces if piece.mixes), None)
+    moving = next((piece.name for piece in pieces if piece.after and not piece.mixes), None)
+    if mixing and moving:
+        raise InputError(
+            f"chain: {moving} moves the weights once they have been stepped, and those of {mixing} "
+            "are a mixture, from which it could not tell its average any more; put it behind a "
+            "rule that holds the weights themselves, such as adamw"
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError, closest, nearest
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.scheduled import START, at_counts, base_key, log_key
-from rheostat.optimizers.state import ALGORITHM, LABELS, SHARED, pieces_in
+from rheostat.optimizers.state import ALGORITHM, LABELS, SHARED, is_label, pieces_in
 
 OWN = ("accumulated", "master")
 """Buffers of the loop, which belong to no piece."""
@@ -207,10 +207,10 @@ class Fitting:
                     f"group {index}: {key} was saved as {saved[key]!r}, here it is {group[key]!r}: "
                     f"take_here({key!r}) or take_saved({key!r})"
                 )
-        known = {*SHARED, *LABELS, *group}
+        known = {*SHARED, *group}
         for key in saved:
             root = key.removesuffix(".restarts").removesuffix(".base")
-            if root not in known and not self.removed:
+            if root not in known and not self.removed and not is_label(root, saved):
                 self._problems.append(f"group {index} was saved with {key}, which is not here")
         return found
 

@@ -26,6 +26,7 @@ from rheostat.optimizers.growing import grow_state, grown, growth_in
 from rheostat.optimizers.guard import LeftOut, Look, NonFinite, inspect_gradients, look_on_device
 from rheostat.optimizers.items import Held, Options, make_items, squares_of, write_back
 from rheostat.optimizers.kernels import Kernel, Mode, choose_mode, make_kernels
+from rheostat.optimizers.packing import hooked, packed
 from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import NO_GRADIENT, StepResult
@@ -83,8 +84,6 @@ class Optimizer(torch.optim.Optimizer):
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
         super().__init__(listed, {})
-        # torch's own schedulers look here for what they may schedule.
-        self.defaults = at_start(self._rules)
 
     # -- groups and state -----------------------------------------------------------------------
 
@@ -126,6 +125,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._state_of(param, len(self._rules) - 1)
         group["mode"] = choose_mode(rule, group["params"], self._mode, self.plan.schedules[-1])
         self._kernels.append(make_kernels(rule, group["mode"]))
+        # torch's own schedulers look here for what they may schedule.
+        self.defaults = at_start(self._rules)
 
     def rule(self, group: int) -> Transform:
         """The rule of a param group."""
@@ -349,26 +350,23 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's, of tensors and plain numbers; scalars on a device are read from there."""
         self._learn()
-        saved = super().state_dict()
-        for group, rule in zip(saved["param_groups"], self._rules, strict=True):
-            group.update({name: float(group[name]) for name in rule.scalars})
-        return saved
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        saved = packed(self.param_groups, self._rules, self.state)
+        return hooked(self._optimizer_state_dict_post_hooks, self, saved)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load a state dict of the same rules over the same parameters.
 
-        Parameters are matched by name where both sides have names, and every buffer keeps its own
-        dtype. Nothing is changed unless everything fits. Numbers are those that were saved; where
-        the optimizer was made with others, a RheostatWarning names them.
+        Parameters are matched by name where both sides have names; buffers keep their own dtype.
+        Nothing is changed unless everything fits. Numbers are those that were saved, but for whole
+        ones that are built in (Lookahead's k); a RheostatWarning names what was made otherwise.
 
         Raises:
             InputError: names, shapes, buffers or hyperparameters that differ (all of them listed),
                 or a scheduled hyperparameter that was saved under another schedule.
         """
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = hook(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        plan = self.check(state_dict)
+        plan = self.check(hooked(self._optimizer_load_state_dict_pre_hooks, self, state_dict))
         followed: list[dict[str, Any]] = []
         for index, (_, saved) in enumerate(plan.groups):
             followed.append(self.plan.following(index, saved))

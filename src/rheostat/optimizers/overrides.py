@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from rheostat.core.hyper import Argument, NonNegative, arguments_of, check_argum
 from rheostat.core.registry import component
 from rheostat.core.transform import Transform
 from rheostat.optimizers.scheduled import has_schedule
-from rheostat.optimizers.state import LABELS, SHARED
+from rheostat.optimizers.state import LABELS, SHARED, is_label
 from rheostat.transforms.orthogonal import check_split
 
 _LOOPS = {
@@ -81,9 +81,14 @@ class Written:
         others = {*owned, *rule.scalars, *(SHARED.keys() - _LOOPS.keys()), "params", "param_names"}
         self._arguments = {key: arguments.get(key) for key in group if key not in others}
         self._seen = [group[key] for key in self._arguments]
+        self._rule = rule
+        self._made = self._keys = frozenset(group)
 
     def check(self, index: int, group: Mapping[str, Any]) -> None:
-        """Refuse a value that is written to the group and is out of its range, or a schedule."""
+        """Refuse a value that is written to the group and is out of its range, or a schedule; a
+        hyperparameter that its rule has not."""
+        if group.keys() != self._keys:  # pyright: ignore[reportUnnecessaryComparison]
+            self._check_keys(index, group)
         now = [*map(group.__getitem__, self._arguments)]
         if all(map(is_, now, self._seen)):
             return
@@ -103,6 +108,19 @@ class Written:
                 check_argument(argument, value, f"param group {index}")
         self._seen = now
 
+    def _check_keys(self, index: int, group: Mapping[str, Any]) -> None:
+        for key in group.keys() ^ self._made:
+            if is_label(key, group):
+                continue
+            if key in self._made:
+                raise InputError(f"param group {index}: {key!r} was taken out of it; put it back")
+            near = nearest(key, {*self._rule.hyperparameters, *_LOOPS})
+            raise InputError(
+                f"param group {index}: {key!r} was written to it, which {self._rule.name} does not "
+                f"have; {near}"
+            )
+        self._keys = frozenset(group)
+
 
 def _plain(argument: Argument, value: Any) -> bool:
     """Whether it is a single number in its range: then it needs no longer look."""
@@ -121,36 +139,81 @@ def check_shapes(rule: Transform, params: Iterable[tuple[str, Tensor]]) -> None:
                 raise InputError(f"{name}: {error}") from None
 
 
+_BUILT_IN = "built in"
+"""The key of whole numbers among the numbers given: no hyperparameter has a name with a space."""
+
+
 def numbers_given(rule: Transform, group: Mapping[str, Any]) -> str:
     """The plain values that a group is made with, as JSON: it stays when they are written over, and
     is saved beside them."""
     names = (*rule.hyperparameters, "lr_factor", "maximize", "seed")
     plain = {name: group[name] for name in names if not has_schedule(group[name])}
-    return json.dumps(plain, default=float)
+    built: dict[str, Any] = {}
+    for name, value in _built_into(rule):
+        same = sum(known.partition(" ")[0] == name for known in built)
+        built[f"{name} ({same + 1})" if same else name] = value
+    return json.dumps({**plain, **({_BUILT_IN: built} if built else {})}, default=float)
+
+
+def _built_into(rule: Transform, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The whole numbers that a rule and what it is made of were called with, or None in the place
+    of one: counts of steps, sizes. They are no hyperparameters, so no group holds them."""
+    called: Mapping[str, Any] = rule.origin.arguments if rule.origin is not None else {}
+    for name, value in called.items():
+        if isinstance(value, Transform):
+            yield from _built_into(value, f"{prefix}{called.get('prefix', name)}.")
+        elif name == "transforms":
+            for one in cast("Sequence[Transform]", value):
+                yield from _built_into(one, prefix)
+        elif name not in rule.hyperparameters and _is_whole(value):
+            yield f"{prefix}{rule.name}.{name}", value
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number, several of them, or none."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_whole, cast("Sequence[Any]", value)))
+    return value is None or type(value) is int
 
 
 def warn_of_other_numbers(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
     """Warn where a state that is loaded (second) has other numbers than this optimizer was made
     with (first), because it was made with others; not where they only moved since.
 
+    Whole numbers that are built into a rule stay what they are: like the rest of it they say how
+    training goes on. They are no reason to refuse a state whose buffers fit.
+
     Warns:
         RheostatWarning: with all of them.
     """
-    told: list[str] = []
+    moved: list[str] = []
+    stayed: list[str] = []
     for index, (mine, saved) in enumerate(pairs):
         here, there = json.loads(mine["given"]), json.loads(saved["given"])
-        told += [
+        built, other = here.pop(_BUILT_IN, {}), there.pop(_BUILT_IN, {})
+        moved += [
             f"{name} {_short(saved[name])} of group {index} (made with {_short(value)})"
             for name, value in here.items()
             if there.get(name, value) != value and _short(saved[name]) != _short(mine[name])
         ]
-    if told:
-        warnings.warn(
-            f"load_state_dict: the saved numbers go on in place of those that this optimizer was "
-            f"made with: {', '.join(told)}; write to param_groups after loading to change them",
-            RheostatWarning,
-            stacklevel=3,
+        stayed += [
+            f"{name} {_short(value)} of group {index} (saved with {_short(other[name])})"
+            for name, value in built.items()
+            if other.get(name, value) != value
+        ]
+    told: list[str] = []
+    if moved:
+        told.append(
+            "the saved numbers go on in place of those that this optimizer was made with: "
+            f"{', '.join(moved)}; write to param_groups after loading to change them"
         )
+    if stayed:
+        told.append(
+            f"what is built into this optimizer stays: {', '.join(stayed)}; make it with the saved "
+            "number to go on as before"
+        )
+    if told:
+        warnings.warn(f"load_state_dict: {'; and '.join(told)}", RheostatWarning, stacklevel=3)
 
 
 def _short(value: Any) -> str:

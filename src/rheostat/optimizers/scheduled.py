@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat, cast
 
 from rheostat.core.errors import InputError
@@ -73,12 +73,18 @@ def at_counts(value: Any, counts: Mapping[str, Any], key: str = "") -> Any:
     return found if written == value.base else found * (written / value.base)
 
 
-def at_start(rules: Iterable[Transform]) -> dict[str, Any]:
-    """The hyperparameters of all the rules, as they are where nothing has begun."""
+def at_start(rules: Sequence[Transform]) -> dict[str, Any]:
+    """The hyperparameters of the rules, as they are where nothing has begun.
+
+    `betas` is there where every rule has it: torch's schedulers that find it cycle that of every
+    group, and otherwise `momentum`, which they put where there is none.
+    """
+    every = [rule.hyperparameters for rule in rules]
     return {
         name: at_counts(value, START, name)
-        for rule in rules
-        for name, value in rule.hyperparameters.items()
+        for numbers in every
+        for name, value in numbers.items()
+        if name != "betas" or all(name in other for other in every)
     }
 
 

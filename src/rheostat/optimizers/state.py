@@ -17,10 +17,21 @@ from rheostat.optimizers.scheduled import START
 
 LABELS = (
     *("params", "param_names", "name"),
-    *("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"),
+    *("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"),
 )
 """Group keys that are not hyperparameters: a label for people, and what torch and its schedulers
 write there."""
+
+
+def is_label(key: str, group: Mapping[str, Any]) -> bool:
+    """Whether a key that the rule of a group has not may be there all the same: torch's own.
+
+    Its schedulers that cycle the momentum write it to every group, and its bounds beside it; what
+    begins with an underscore is private to whoever wrote it.
+    """
+    cycled = key == "momentum" and "max_momentum" in group
+    return key in LABELS or key.startswith("_") or cycled
+
 
 SHARED: Mapping[str, Any] = {
     "lr_factor": 1.0,
@@ -148,10 +159,9 @@ def _group_problems(index: int, theirs: Mapping[str, Any], mine: Mapping[str, An
         problems.append(
             f"group {index} was saved under {theirs[ALGORITHM]}, here it has {mine[ALGORITHM]}"
         )
-    wanted, found = set(mine) - set(LABELS), set(theirs) - set(LABELS)
-    if missing := sorted(wanted - found):
+    if missing := sorted(key for key in mine.keys() - theirs.keys() if not is_label(key, mine)):
         problems.append(f"group {index} was saved without {', '.join(missing)}")
-    if extra := sorted(found - wanted):
+    if extra := sorted(key for key in theirs.keys() - mine.keys() if not is_label(key, theirs)):
         problems.append(f"group {index} was saved with {', '.join(extra)}, which this rule has not")
     return problems
 

@@ -14,7 +14,11 @@ States = Mapping[Tensor, dict[str, Tensor]]
 
 
 def show(groups: Sequence[dict[str, Any]], rules: Sequence[Transform], states: States) -> None:
-    """Show the view of every rule that has one; the weights are parked in the state."""
+    """Show the view of every rule that has one; the weights are parked in the state.
+
+    A parameter that never stepped is its own view: weights may have been loaded since its buffers
+    were made.
+    """
     for group, rule in zip(groups, rules, strict=True):
         views = [piece.view for piece in rule.pieces if piece.view is not None]
         if group["evaluating"] or not views:
@@ -25,8 +29,9 @@ def show(groups: Sequence[dict[str, Any]], rules: Sequence[Transform], states: S
             if state := states.get(param, {}):
                 hyper = Hyper(**numbers, step=state["step"].item())
                 state["parked"] = param.clone()
-                working = state.get("master", cast("Tensor", param))
-                param.copy_(views[0](working, state, hyper))
+                if hyper.step:
+                    working = state.get("master", cast("Tensor", param))
+                    param.copy_(views[0](working, state, hyper))
 
 
 def put_back(groups: Sequence[dict[str, Any]], states: States) -> None:
