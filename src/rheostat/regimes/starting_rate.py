@@ -114,14 +114,15 @@ def starting_rate(
         memory["sound"] = ratio < math.inf
         return None
 
-    def _lowered(now: Now, wanted: float) -> Scale:
-        down = wanted / now.share("lr")
-        return Scale(hyperparameter="lr", factor=down, reason="the rate was too large at the start")
-
     start: Memory = {"losses": [], "ratios": [], "best": math.inf, "first": None, "since": 0}
     start.update(planned=0.0, step=0, wait=settle, wanted=None, doubted=False)
     start["sound"] = False
     return Controller(decide, ("update_ratio",), ("lr",), start, priority=100)
+
+
+def _lowered(now: Now, wanted: float) -> Scale:
+    down = wanted / now.share("lr")
+    return Scale(hyperparameter="lr", factor=down, reason="the rate was too large at the start")
 
 
 def _taken_in(now: Now, memory: Memory) -> tuple[float | None, float | None]:
