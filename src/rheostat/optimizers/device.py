@@ -20,7 +20,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers import fused, windows
 from rheostat.optimizers.factors import under_factors
-from rheostat.optimizers.guard import Look, reason_for
+from rheostat.optimizers.guard import Look, reason_for, told_apart
 from rheostat.optimizers.numbers import Number
 from rheostat.optimizers.results import Outcome, StepResult
 from rheostat.optimizers.windows import Window
@@ -228,7 +228,7 @@ class Resident:
         assert look.ok is not None
         assert look.parts is not None
         facts = torch.stack([look.squares.sum().sqrt(), look.ok.double(), self._applied])
-        parts, names = look.parts, [one.name for one in held]
+        parts, found, names = look.parts, look.squares, [one.name for one in held]
 
         def read() -> Outcome:
             norm, applied, count = cast("list[float]", facts.tolist())
@@ -236,7 +236,7 @@ class Resident:
             if applied:
                 return True, int(count), None, norm
             fine = cast("list[bool]", parts.tolist())
-            bad = [name for name, well in zip(names, fine, strict=True) if not well]
+            bad = told_apart(names, fine, cast("list[float]", found.tolist()))
             return False, int(count), reason_for(bad, norm, look.limit), norm
 
         return StepResult.later(read)
