@@ -44,10 +44,22 @@ def test_what_is_no_transform(given: Any, said: str) -> None:
 
 
 def test_what_is_a_name_or_a_policy_where_a_transform_belongs() -> None:
-    for given, said in (("adamw", r"not text; component\('adamw'"), (MUON(), "type Policy")):
+    for given, said in (
+        ("adamw", r"not text; component\('adamw'"),
+        (MUON(), "not the policy muon"),
+    ):
         for take in (ANY.chain, ANY.match):
             with pytest.raises(InputError, match=said):
                 take(given)
+
+
+def test_a_policy_says_which_rules_can_stand_in_its_place() -> None:
+    said = r"\.lines\[0\]\.rule, its chain for role=\('matrix', 'convolution'\)$"
+    with pytest.raises(InputError, match=f"match: should be a transform, .*{said}"):
+        ANY.match(MUON(), role="matrix")
+    own = rs.policy(rs.match(MUON().lines[0].rule, role="matrix"), rs.match(ADAMW()))
+    groups = rs.optimizer(own, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).param_groups
+    assert [group["param_names"][0] for group in groups] == ["0.weight", "0.bias"]
 
 
 def test_what_is_no_line_of_a_policy() -> None:

@@ -61,6 +61,15 @@ class Policy:
     name: str = "policy"
     origin: Origin | None = field(default=None, compare=False)
 
+    @property
+    def no_transform(self) -> str:
+        """What it is where a transform belongs, and what would be one; see `transform_in`."""
+        return (
+            f"the policy {self.name}, which serves all parameters by itself; give that to "
+            "optimizer(), or here the rule of one of its lines, such as .lines[0].rule, its "
+            f"{self.lines[0].description}"
+        )
+
     def stamped(self, component: str, arguments: Mapping[str, Any], numbers: set[str]) -> Policy:
         """This policy, marked with the component that made it."""
         del numbers  # its rules have hyperparameters, not the policy
