@@ -55,6 +55,15 @@ def device_of(groups: Groups, rules: Sequence[Transform], options: Options) -> t
     return device if all(type(param) in fused.PLAIN for param in params) else None
 
 
+def check_count(name: str, group: int, step: object) -> None:
+    """Refuse what was written over the step count of a parameter. Raises InputError."""
+    if not isinstance(step, Tensor):
+        raise InputError(
+            f"the state of {name} in group {group} has step={step!r}; write a count into its "
+            "tensor: state[p]['step'].fill_(1000)"
+        )
+
+
 @dataclass(slots=True)
 class Frame:
     """What rules see of the numbers in one step.
@@ -121,7 +130,13 @@ class Resident:
             self._refuse_capture("no replay would notice that a schedule begins again")
         up = self._one if ok is None else ok.to(torch.float32)
         # As a list: the overload for one tensor asks the host for it.
-        torch._foreach_add_([one.state["step"] for one in held], [up] * len(held))  # pyright: ignore
+        steps = [one.state["step"] for one in held]
+        try:
+            torch._foreach_add_(steps, [up] * len(held))  # pyright: ignore
+        except TypeError:
+            for one in held:
+                check_count(one.name, one.group, one.state["step"])
+            raise
         frame = Frame(ok)
         frame.numbers += self._numbers(groups, rules, plan, frame)
         for one in held:
