@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, cast, get_args
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from rheostat.core.naming import bare, named_parameters
+
 Role = Literal[
     "embedding", "head", "norm", "bias", "matrix", "convolution", "vector", "scalar", "other"
 ]
@@ -36,6 +38,10 @@ def roles(model: nn.Module) -> dict[str, Role]:
     the gain of a weight_norm is a "vector".
     """
     owned = _owned(model)
+    names = bare(model, [one.name for one in owned.values()])
+    owned = {
+        key: one._replace(name=name) for (key, one), name in zip(owned.items(), names, strict=True)
+    }
     last = next(
         (
             one.name
@@ -44,8 +50,8 @@ def roles(model: nn.Module) -> dict[str, Role]:
         ),
         None,
     )
-    named = dict(model.named_parameters())
-    return {name: _role(owned[name], param, last) for name, param in named.items()}
+    named = zip(model.named_parameters(), named_parameters(model), strict=True)
+    return {name: _role(owned[key], param, last) for (key, _), (name, param) in named}
 
 
 class _Owned(NamedTuple):

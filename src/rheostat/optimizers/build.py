@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, nearest
+from rheostat.core.naming import named_parameters
 from rheostat.core.registry import component
 from rheostat.core.schedule import Origin, Schedule
 from rheostat.core.transform import Transform, chain, transform_in
@@ -115,7 +116,7 @@ def _groups(
         ]
     whole = scaled(rule, lr)
     params: list[Any] = (
-        list(target.named_parameters())
+        named_parameters(target)
         if isinstance(target, nn.Module)
         else [target]
         if isinstance(target, Tensor)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, nearest
+from rheostat.core.naming import named_parameters
 from rheostat.core.roles import ROLES, roles
 from rheostat.core.schedule import Origin
 from rheostat.core.transform import Transform, chain, transform_in
@@ -175,7 +176,7 @@ def policy(*lines: Match) -> Policy:
 def _described(model: nn.Module | Sequence[Any]) -> list[tuple[str, Tensor, str]]:
     if isinstance(model, nn.Module):
         known = roles(model)
-        return [(name, param, known[name]) for name, param in model.named_parameters()]
+        return [(name, param, known[name]) for name, param in named_parameters(model)]
     if any(isinstance(item, dict) for item in model):
         raise InputError("policy: give a module or parameters; the policy makes the groups")
     described: list[tuple[str, Tensor, str]] = []
