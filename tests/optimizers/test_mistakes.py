@@ -84,6 +84,8 @@ def test_case_does_not_hide_what_was_meant() -> None:
 def test_a_target_that_holds_no_parameters() -> None:
     with pytest.raises(InputError, match="for a module or parameters, not None"):
         ANY.optimizer("sgd", None)
+    with pytest.raises(InputError, match=r"give the model, or model\.named_parameters\(\)"):
+        ANY.optimizer("sgd", dict(_model().named_parameters()))
 
 
 def test_sgd_with_momentum_says_what_takes_sparse_gradients() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -74,6 +74,11 @@ def optimizer(
         _refuse_numbers(rule, hyperparameters)
     if not isinstance(made, Policy):
         transform_in(made, rule if isinstance(rule, str) else "optimizer")
+    if isinstance(target, Mapping):
+        raise InputError(
+            "optimizer: should be for a module or parameters, not a mapping; give the model, or "
+            "model.named_parameters()"
+        )
     if not isinstance(target, nn.Module | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"optimizer: should be for a module or parameters, not {target!r}")
     return Optimizer(
