@@ -82,7 +82,7 @@ def test_adan_proximal_decay_never_overshoots_zero() -> None:
 def test_adopts_first_step_only_starts_the_second_moment() -> None:
     param = nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = rs.optimizer("adopt", [param], lr=1.0)
-    param.grad = torch.tensor([0.5, 1e20])
+    param.grad = torch.tensor([0.5, 1e18])
     optimizer.step()
     assert torch.equal(param.detach(), torch.tensor([1.0, -2.0]))
     state = optimizer.state[param]

@@ -204,3 +204,32 @@ def test_gradients_are_not_averaged_for_rules_that_look_elsewhere(name: str) -> 
     with pytest.raises(InputError, match=message):
         averaging.add_param_group({"params": [other], "rule": RULES[name]()})
     assert len(averaging.param_groups) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["sam", "asam"])
+@pytest.mark.parametrize("rule", ["adamw", "lion"])
+def test_a_gradient_elsewhere_in_half_precision_comes_to_float32_state(
+    rule: str, kind: Literal["sam", "asam"], dtype: torch.dtype
+) -> None:
+    param = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=dtype))
+    probe = getattr(rs.transforms, kind)(0.5)
+    made: rs.Transform = rs.component(rule, "optimizer").factory(lr=0.01)
+    optimizer = rs.optimizer(rs.chain(probe, made), [param])
+    seen: list[Tensor] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = param.float().pow(3).sum()
+        loss.backward()
+        assert param.grad is not None
+        seen.append(param.grad.clone())
+        return loss
+
+    optimizer.step(closure)
+    assert param.dtype == dtype
+    assert not torch.equal(*seen)
+    kept = optimizer.state[param]["exp_avg"]
+    assert kept.dtype == torch.float32
+    share = 1 - optimizer.param_groups[0]["betas"][rule == "lion"]
+    torch.testing.assert_close(kept, share * seen[1].float())

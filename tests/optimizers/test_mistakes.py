@@ -44,10 +44,22 @@ def test_what_is_no_transform(given: Any, said: str) -> None:
 
 
 def test_what_is_a_name_or_a_policy_where_a_transform_belongs() -> None:
-    for given, said in (("adamw", r"not text; component\('adamw'"), (MUON(), "type Policy")):
+    for given, said in (
+        ("adamw", r"not text; component\('adamw'"),
+        (MUON(), "not the policy muon"),
+    ):
         for take in (ANY.chain, ANY.match):
             with pytest.raises(InputError, match=said):
                 take(given)
+
+
+def test_a_policy_says_which_rules_can_stand_in_its_place() -> None:
+    said = r"\.lines\[0\]\.rule, its chain for role=\('matrix', 'convolution'\)$"
+    with pytest.raises(InputError, match=f"match: should be a transform, .*{said}"):
+        ANY.match(MUON(), role="matrix")
+    own = rs.policy(rs.match(MUON().lines[0].rule, role="matrix"), rs.match(ADAMW()))
+    groups = rs.optimizer(own, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).param_groups
+    assert [group["param_names"][0] for group in groups] == ["0.weight", "0.bias"]
 
 
 def test_what_is_no_line_of_a_policy() -> None:
@@ -72,6 +84,8 @@ def test_case_does_not_hide_what_was_meant() -> None:
 def test_a_target_that_holds_no_parameters() -> None:
     with pytest.raises(InputError, match="for a module or parameters, not None"):
         ANY.optimizer("sgd", None)
+    with pytest.raises(InputError, match=r"give the model, or model\.named_parameters\(\)"):
+        ANY.optimizer("sgd", dict(_model().named_parameters()))
 
 
 def test_sgd_with_momentum_says_what_takes_sparse_gradients() -> None:
@@ -94,3 +108,59 @@ def test_what_is_no_state() -> None:
     theirs = torch.optim.AdamW(model.parameters()).state_dict()
     with pytest.raises(InputError, match=r"another library's; .*import_state takes it over"):
         optimizer.load_state_dict(theirs)
+
+
+def _pop(opt: Any) -> None:
+    opt.param_groups[0]["params"].pop()
+
+
+def _append(opt: Any) -> None:
+    opt.param_groups[0]["params"].append(nn.Parameter(torch.ones(2)))
+
+
+def _delete(opt: Any) -> None:
+    del opt.param_groups[1]
+
+
+def _raw(opt: Any) -> None:
+    opt.param_groups.append({"params": [nn.Parameter(torch.ones(2))]})
+
+
+EDITS: list[tuple[Callable[[Any], None], str]] = [
+    (_pop, r"param group 0 has 1 parameters and 2 names; .*add_param_group\(.*anew"),
+    (_append, r"param group 0 has 3 parameters and 2 names; .*add_param_group\(.*anew"),
+    (_delete, r"param_groups has 1 groups, and the optimizer 2 rules; .*anew"),
+    (_raw, r"param_groups has 3 groups, and the optimizer 2 rules; .*add_param_group\("),
+]
+
+
+@pytest.mark.usefixtures("whoever_counts")
+@pytest.mark.parametrize(("edit", "said"), EDITS)
+def test_groups_edited_by_hand(edit: Callable[[Any], None], said: str) -> None:
+    layers = [_model(), _model()]
+    groups: list[Any] = [{"params": list(one.named_parameters())} for one in layers]
+    opt = rs.optimizer("adamw", groups)
+    for one in layers:
+        for param in one.parameters():
+            param.grad = torch.ones_like(param)
+    opt.step()
+    edit(opt)
+    for act in (opt.step, opt.state_dict, opt.eval):
+        with pytest.raises(InputError, match=said):
+            act()
+
+
+@pytest.mark.usefixtures("whoever_counts")
+def test_a_step_count_that_is_no_tensor() -> None:
+    param = nn.Parameter(torch.ones(2))
+    opt = rs.optimizer("adamw", [("w", param)])
+    param.grad = torch.ones(2)
+    opt.step()
+    kept = opt.state[param]["step"]
+    opt.state[param]["step"] = 1000
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"of w in group 0 has step=1000; .*fill_\(1000\)"):
+            opt.step()
+    opt.state[param]["step"] = kept.fill_(1000)
+    opt.step()
+    assert opt.state[param]["step"].item() == 1001

@@ -125,3 +125,42 @@ def test_matrices_without_a_model_are_said_to_be_taken_for_hidden_ones() -> None
     # With the model, or matrices alone, nothing is guessed (and any warning is an error here).
     rs.optimizer("muon", net)
     rs.optimizer("muon", [param for param in net.parameters() if param.ndim == 2])
+
+
+def test_what_a_weight_is_made_of_has_its_role() -> None:
+    made = nn.utils.parametrizations
+    model = nn.Sequential(
+        made.weight_norm(nn.Embedding(9, 4)),
+        made.weight_norm(nn.Conv2d(3, 4, 3)),
+        made.spectral_norm(nn.Linear(4, 4)),
+        made.weight_norm(nn.Linear(4, 4)),
+        made.weight_norm(nn.Linear(4, 1)),
+    )
+    assert roles(model) == {
+        "0.parametrizations.weight.original0": "vector",
+        "0.parametrizations.weight.original1": "embedding",
+        "1.bias": "bias",
+        "1.parametrizations.weight.original0": "vector",
+        "1.parametrizations.weight.original1": "convolution",
+        "2.bias": "bias",
+        "2.parametrizations.weight.original": "matrix",
+        "3.bias": "bias",
+        "3.parametrizations.weight.original0": "vector",
+        "3.parametrizations.weight.original1": "matrix",
+        "4.bias": "bias",
+        "4.parametrizations.weight.original0": "vector",
+        "4.parametrizations.weight.original1": "head",
+    }
+    alone = made.weight_norm(nn.Linear(1, 4))
+    assert roles(alone) == {
+        "bias": "bias",
+        "parametrizations.weight.original0": "vector",
+        "parametrizations.weight.original1": "head",
+    }
+    named = nn.ModuleDict({"score": made.weight_norm(nn.Linear(4, 4)), "last": nn.Linear(4, 2)})
+    assert roles(named)["score.parametrizations.weight.original1"] == "head"
+    nn.utils.parametrize.register_parametrization(model[1], "bias", nn.Identity())
+    assert roles(model[1])["parametrizations.bias.original"] == "bias"
+    counted = nn.BatchNorm1d(4)
+    nn.utils.parametrize.register_parametrization(counted, "running_mean", nn.Identity())
+    assert roles(counted) == {"weight": "norm", "bias": "norm"}

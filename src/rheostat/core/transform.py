@@ -259,6 +259,8 @@ def transform_in(value: object, where: str) -> Transform:
             said = (
                 f"the class {value.__name__}; rules are made by calls, such as transforms.trace()"
             )
+        case object(no_transform=str(what)):
+            said = what
         case _ if callable(value):
             said = f"a function; call it: {getattr(value, '__name__', 'it')}(…)"
         case _:

@@ -28,6 +28,7 @@ from torch.optim import lr_scheduler
 from rheostat.core.component import BrokenPlugin, Component, adopt, mark_broken, one_line
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import NonNegative, check_arguments
+from rheostat.core.naming import named_parameters
 from rheostat.core.schedule import Array, Schedule
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.scheduled import START, at_counts, has_schedule
@@ -69,7 +70,7 @@ class ForeignOptimizer:
         target = target if isinstance(target, nn.Module) else list(target)
         names: list[str] = []
         if isinstance(target, nn.Module):
-            names = [name for name, _ in target.named_parameters()]
+            names = [name for name, _ in named_parameters(target)]
         schedules = {name: v for name, v in self.arguments.items() if has_schedule(v)}
         return Followed(self._made(target), schedules, names, self.component)
 

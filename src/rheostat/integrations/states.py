@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, closest
+from rheostat.core.naming import named_parameters
 from rheostat.core.registry import component
 from rheostat.core.sharded import gathered, laid_out
 from rheostat.core.transform import Buffer
@@ -191,7 +192,7 @@ def _by_name(
     numbers = [number for group in groups for number in group["params"]]
     own = [name for group in groups for name in group.get("param_names", ())]
     if isinstance(names, nn.Module):
-        names = [name for name, _ in names.named_parameters()]
+        names = [name for name, _ in named_parameters(names)]
     listed = own if names is None else list(names)
     if len(listed) != len(numbers):
         told = f"{len(listed)} names" if listed else "no names"

@@ -8,6 +8,8 @@ from typing import cast
 
 from torch import nn
 
+from rheostat.core.naming import bare
+
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 """Names whose parameters Trainer does not decay, as transformers 5.23 has them."""
 
@@ -23,4 +25,5 @@ def trainer_names(model: nn.Module) -> list[str]:
         for name in trained
         if _UNDECAYED.search(name.lower()) or any(name.startswith(f"{norm}.") for norm in norms)
     }
-    return [n for n in trained if n not in undecayed] + [n for n in trained if n in undecayed]
+    decayed = [name for name in trained if name not in undecayed]
+    return bare(model, [*decayed, *(name for name in trained if name in undecayed)])

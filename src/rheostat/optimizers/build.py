@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, nearest
+from rheostat.core.naming import named_parameters
 from rheostat.core.registry import component
 from rheostat.core.schedule import Origin, Schedule
 from rheostat.core.transform import Transform, chain, transform_in
@@ -73,6 +74,11 @@ def optimizer(
         _refuse_numbers(rule, hyperparameters)
     if not isinstance(made, Policy):
         transform_in(made, rule if isinstance(rule, str) else "optimizer")
+    if isinstance(target, Mapping):
+        raise InputError(
+            "optimizer: should be for a module or parameters, not a mapping; give the model, or "
+            "model.named_parameters()"
+        )
     if not isinstance(target, nn.Module | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"optimizer: should be for a module or parameters, not {target!r}")
     return Optimizer(
@@ -115,7 +121,7 @@ def _groups(
         ]
     whole = scaled(rule, lr)
     params: list[Any] = (
-        list(target.named_parameters())
+        named_parameters(target)
         if isinstance(target, nn.Module)
         else [target]
         if isinstance(target, Tensor)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Evaluate
-from rheostat.optimizers.items import Item
+from rheostat.optimizers.items import HALF, Item
 
 
 def evaluator(
@@ -37,7 +37,8 @@ def evaluator(
                 param.grad = gradient
         signs = [-1 if item.group["maximize"] else 1 for item in items]
         return loss_of(loss, items), [
-            sign * new.to(item.param.dtype)
+            # As gradients that come: rules with float32 state mix no halves with it.
+            sign * (new.float() if new.dtype in HALF else new.to(item.param.dtype))
             for sign, new, item in zip(signs, found, items, strict=True)
         ]
 

@@ -20,7 +20,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Transform
 from rheostat.optimizers import fused, windows
 from rheostat.optimizers.factors import under_factors
-from rheostat.optimizers.guard import Look, reason_for
+from rheostat.optimizers.guard import Look, reason_for, told_apart
 from rheostat.optimizers.numbers import Number
 from rheostat.optimizers.results import Outcome, StepResult
 from rheostat.optimizers.windows import Window
@@ -53,6 +53,15 @@ def device_of(groups: Groups, rules: Sequence[Transform], options: Options) -> t
     if device.type not in DEVICE_TYPES or any(rule.synchronises for rule in rules):
         return None
     return device if all(type(param) in fused.PLAIN for param in params) else None
+
+
+def check_count(name: str, group: int, step: object) -> None:
+    """Refuse what was written over the step count of a parameter. Raises InputError."""
+    if not isinstance(step, Tensor):
+        raise InputError(
+            f"the state of {name} in group {group} has step={step!r}; write a count into its "
+            "tensor: state[p]['step'].fill_(1000)"
+        )
 
 
 @dataclass(slots=True)
@@ -121,7 +130,13 @@ class Resident:
             self._refuse_capture("no replay would notice that a schedule begins again")
         up = self._one if ok is None else ok.to(torch.float32)
         # As a list: the overload for one tensor asks the host for it.
-        torch._foreach_add_([one.state["step"] for one in held], [up] * len(held))  # pyright: ignore
+        steps = [one.state["step"] for one in held]
+        try:
+            torch._foreach_add_(steps, [up] * len(held))  # pyright: ignore
+        except TypeError:
+            for one in held:
+                check_count(one.name, one.group, one.state["step"])
+            raise
         frame = Frame(ok)
         frame.numbers += self._numbers(groups, rules, plan, frame)
         for one in held:
@@ -228,7 +243,7 @@ class Resident:
         assert look.ok is not None
         assert look.parts is not None
         facts = torch.stack([look.squares.sum().sqrt(), look.ok.double(), self._applied])
-        parts, names = look.parts, [one.name for one in held]
+        parts, found, names = look.parts, look.squares, [one.name for one in held]
 
         def read() -> Outcome:
             norm, applied, count = cast("list[float]", facts.tolist())
@@ -236,7 +251,7 @@ class Resident:
             if applied:
                 return True, int(count), None, norm
             fine = cast("list[bool]", parts.tolist())
-            bad = [name for name, well in zip(names, fine, strict=True) if not well]
+            bad = told_apart(names, fine, cast("list[float]", found.tolist()))
             return False, int(count), reason_for(bad, norm, look.limit), norm
 
         return StepResult.later(read)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from rheostat.core.errors import InputError
+from rheostat.core.naming import bare, named_parameters
 
 
 def layerwise_groups(
@@ -42,7 +43,7 @@ def layerwise_groups(
     top = max(depths.values(), default=0)
     return [
         {
-            "params": [(n, p) for n, p in model.named_parameters() if depths[n] == depth],
+            "params": [(n, p) for n, p in named_parameters(model) if depths[n] == depth],
             "lr_factor": decay ** (top - depth),
             "name": f"layer {depth} of {top}",
         }
@@ -52,7 +53,7 @@ def layerwise_groups(
 
 def _by_pattern(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
     depths: dict[str, int] = {}
-    for name, _ in model.named_parameters():
+    for name, _ in named_parameters(model):
         found = [depth for depth, pattern in enumerate(layers) if fnmatchcase(name, pattern)]
         if not found:
             raise InputError(
@@ -72,14 +73,14 @@ def _by_stack(model: nn.Module) -> dict[str, int]:
         for name, module in modules.items()
         if isinstance(module, nn.ModuleList | nn.Sequential)
     ]
-    stack = max(stacks, key=len) if stacks else []
+    stack = bare(model, max(stacks, key=len)) if stacks else []
     if not stack:
         raise InputError(
             "layerwise_groups: the model has no ModuleList or Sequential to take for its layers; "
             "name them: layers=['embed.*', 'block1.*', …]"
         )
     depths: dict[str, int] = {}
-    for name, _ in model.named_parameters():
+    for name, _ in named_parameters(model):
         inside = [depth for depth, layer in enumerate(stack, 1) if name.startswith(layer)]
         # Parameters come in the order of the modules: the stack's lie together.
         after = len(stack) + 1 if any(depth > 0 for depth in depths.values()) else 0

@@ -256,6 +256,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _learn(self) -> None:
         """Ask the device, where one counts, how many updates were applied, and believe it."""
+        self._roster.check(self.param_groups)
         if self._roster.resident is not None:
             self.plan.recount(self._roster.resident.count())
 
@@ -274,8 +275,7 @@ class Optimizer(torch.optim.Optimizer):
             self.last_step = self.last_step and self.last_step.again()
 
     def _check_ready(self) -> None:
-        if any(group["evaluating"] for group in self.param_groups):
-            raise InputError("the parameters show their evaluation view; call train() first")
+        self._roster.check_ready(self.param_groups)
         self.plan.check_ready()
 
     def consumed(self, **counts: float) -> None:

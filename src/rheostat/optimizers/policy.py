@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError, nearest
+from rheostat.core.naming import named_parameters
 from rheostat.core.roles import ROLES, roles
 from rheostat.core.schedule import Origin
 from rheostat.core.transform import Transform, chain, transform_in
@@ -60,6 +61,15 @@ class Policy:
     lines: tuple[Match, ...]
     name: str = "policy"
     origin: Origin | None = field(default=None, compare=False)
+
+    @property
+    def no_transform(self) -> str:
+        """What it is where a transform belongs, and what would be one; see `transform_in`."""
+        return (
+            f"the policy {self.name}, which serves all parameters by itself; give that to "
+            "optimizer(), or here the rule of one of its lines, such as .lines[0].rule, its "
+            f"{self.lines[0].description}"
+        )
 
     def stamped(self, component: str, arguments: Mapping[str, Any], numbers: set[str]) -> Policy:
         """This policy, marked with the component that made it."""
@@ -166,7 +176,7 @@ def policy(*lines: Match) -> Policy:
 def _described(model: nn.Module | Sequence[Any]) -> list[tuple[str, Tensor, str]]:
     if isinstance(model, nn.Module):
         known = roles(model)
-        return [(name, param, known[name]) for name, param in model.named_parameters()]
+        return [(name, param, known[name]) for name, param in named_parameters(model)]
     if any(isinstance(item, dict) for item in model):
         raise InputError("policy: give a module or parameters; the policy makes the groups")
     described: list[tuple[str, Tensor, str]] = []

@@ -10,8 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
-from rheostat.optimizers.device import Resident, device_of
+from rheostat.optimizers.device import Resident, check_count, device_of
 from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
 from rheostat.optimizers.layout import Layout, check_buffers, check_gradients
@@ -57,6 +58,27 @@ class Roster:
     def recount(self) -> None:
         """Look at all step counts again at the next step: a restart may have changed them."""
         self._held, self._params = [], []
+
+    def check(self, groups: Groups) -> None:
+        """Refuse groups whose lists were edited by hand. Raises InputError."""
+        if len(groups) != len(self._rules):
+            raise InputError(
+                f"param_groups has {len(groups)} groups, and the optimizer {len(self._rules)} rules"
+                "; add a group with add_param_group(…); without a group, make the optimizer anew"
+            )
+        for index, group in enumerate(groups):
+            if len(group["params"]) != len(group["param_names"]):
+                raise InputError(
+                    f"param group {index} has {len(group['params'])} parameters and "
+                    f"{len(group['param_names'])} names; add parameters with add_param_group(…); "
+                    "without some, make the optimizer anew"
+                )
+
+    def check_ready(self, groups: Groups) -> None:
+        """The same before a step, and refuse groups that show their evaluation view."""
+        self.check(groups)
+        if any(group["evaluating"] for group in groups):
+            raise InputError("the parameters show their evaluation view; call train() first")
 
     def taking_part(self, groups: Groups, states: States) -> tuple[list[Held], list[Tensor]]:
         """The parameters that have a gradient, and these.
@@ -140,6 +162,7 @@ class Roster:
         state = self._state_of(param, index) if wanted else {}
         plain = self._options.plain(param)
         if state:
+            check_count(name, index, state["step"])
             check_cast(name, param, state, self._rules[index].buffers)
             self._options.recast(param, state)
             check_buffers(name, param, state, self._buffers(index, param))

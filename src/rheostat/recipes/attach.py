@@ -15,6 +15,7 @@ from torch import nn
 from rheostat.checkpoint.generations import FOLDER, Keep
 from rheostat.checkpoint.load import Checkpoint
 from rheostat.core.errors import InputError, nearest
+from rheostat.core.naming import unwrapped
 from rheostat.core.schedule import Schedule
 from rheostat.core.signal import Signal
 from rheostat.optimizers.changes import Change
@@ -110,6 +111,7 @@ def attach(
     last = None if isinstance(keep, Keep) else keep
     numbers = {"save_every": save_every, "save_minutes": save_minutes, "keep": last}
     check_attached(model, directory, extra, signals, loss_of, numbers)
+    model = unwrapped(model)  # its weights are saved under the same names with and without
     loaded = Recipe.load(recipe, overrides)
     bound = loaded if steps is None else loaded.bind(steps)
     for problem in (*bound.warnings, *bound.check(model)):

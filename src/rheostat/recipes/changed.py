@@ -13,6 +13,7 @@ from rheostat.checkpoint.compare import values_that_differ
 from rheostat.checkpoint.load import Checkpoint
 from rheostat.checkpoint.nest import put_together, take_apart
 from rheostat.core.errors import InputError
+from rheostat.core.naming import bare
 from rheostat.optimizers.changes import (
     Change,
     changed_state,
@@ -71,7 +72,9 @@ def changed_checkpoint(
         progress = {**progress, "changes": _plans(progress["changes"], changes)}
         weights |= _added(bundle, weights, changes)
         bundle.check_model(weights)
-        plain = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+        names = bare(bundle.model, weights)
+        pairs = zip(names, weights.values(), strict=True)
+        plain = {name: value for name, value in pairs if isinstance(value, Tensor)}
         state = changed_state(live, state, changes, plain)
         here = {"hash": bundle.recipe.hash, "canonical": bundle.recipe.canonical()}
         before, documents["recipe"] = documents["recipe"]["canonical"], here

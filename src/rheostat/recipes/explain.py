@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.errors import InputError
+from rheostat.core.naming import named_parameters
 from rheostat.core.preview import Preview
 from rheostat.core.registry import component
 from rheostat.core.roles import roles
@@ -106,7 +107,7 @@ def explain(recipe: Recipe, model: nn.Module, *, ranks: int = 1) -> Explanation:
     lines = lines_of(recipe.parts)
     known = roles(model)
     rows: list[Row] = []
-    for name, param in model.named_parameters():
+    for name, param in named_parameters(model):
         role = known[name]
         index = next(i for i, line in enumerate(lines) if line.match.claims(name, param, role))
         rows.append(_row(name, param, role, index, lines[index], recipe.parts, ranks))

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor, nn
 
+from rheostat.core.naming import bare, named_parameters
 from rheostat.core.registry import component
 from rheostat.core.roles import roles
 from rheostat.core.schedule import Schedule
@@ -51,7 +52,7 @@ def problems_on(
     known = roles(model)
     served: list[list[tuple[str, Tensor, bool]]] = [[] for _ in lines]
     found: list[Problem] = []
-    for name, param in model.named_parameters():
+    for name, param in named_parameters(model):
         claims = (i for i, one in enumerate(lines) if one.match.claims(name, param, known[name]))
         index = next(claims, None)
         if index is None:
@@ -106,11 +107,12 @@ def _written(document: Document, path: KeyPath) -> KeyPath:
 
 def _sparse(model: nn.Module) -> set[str]:
     """The names of the parameters whose gradients are sparse."""
-    return {
+    names = (
         f"{prefix}.weight" if prefix else "weight"
         for prefix, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
-    }
+    )
+    return {*bare(model, names)}
 
 
 def _schedule_free_decays(look: Look) -> Found:

@@ -26,7 +26,10 @@ def squares(tensors: Sequence[Tensor], *, wide: bool = False) -> Tensor:
     if any_sharded(tensors):
         return summed(squares([local(tensor) for tensor in tensors], wide=wide), tensors)
     # One call for all tensors is several times faster than a call each.
-    norms = _norms(list(tensors), dtype=torch.float64 if wide else None)
+    real = list(tensors)
+    if wide:
+        real = [torch.view_as_real(one) if one.is_complex() else one for one in tensors]
+    norms = _norms(real, dtype=torch.float64 if wide else None)
     if any(tensor.device != norms[0].device for tensor in tensors):
         norms = [norm.to(norms[0].device) for norm in norms]
     return torch.stack(norms).double().square()

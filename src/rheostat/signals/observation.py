@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rheostat.core.naming import named_parameters
 from rheostat.core.signal import Vector
 
 Per = Literal["all", "group", "parameter"]
@@ -31,7 +32,7 @@ class Observation:
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> None:
         self.optimizer = optimizer
-        known = {} if model is None else {id(p): name for name, p in model.named_parameters()}
+        known = {} if model is None else {id(p): name for name, p in named_parameters(model)}
         self.params: list[Tensor] = []
         self.names: list[str] = []
         self.groups: list[list[int]] = []
