@@ -128,7 +128,9 @@ BUILT_IN: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "one", "other", "said"), BUILT_IN, ids=str)
+@pytest.mark.parametrize(
+    ("make", "one", "other", "said"), BUILT_IN, ids=[said for *_, said in BUILT_IN]
+)
 def test_whole_numbers_that_are_built_in_stay_and_are_named(
     make: Any, one: dict[str, Any], other: dict[str, Any], said: str
 ) -> None:
