@@ -67,10 +67,10 @@ def test_spelling_is_forgiven(annotation: Any, given: object, made: object) -> N
         (bool, "yes", (), "should be a boolean, true or false"),
         (str, 1, (), "should be text"),
         (Literal["a", "b"], "c", (), "should be 'a' or 'b'"),
-        (Betas, 0.5, (), "should be a list"),
-        (Betas, [0.5], (1,), "is required"),
+        (Betas, 0.5, (), "should be a pair"),
+        (Betas, [0.5], (), "should be a pair"),
         (Betas, [0.5, 1], (1,), "should be less than 1"),
-        (Betas, [0.5, 0.5, 0.5], (), "should have at most 2 items, not 3"),
+        (Betas, [0.5, 0.5, 0.5], (), "should be a pair"),
         (Annotated[tuple[float, ...], at.MinLen(1)], [], (), "should have at least 1 item, not 0"),
     ],
 )
@@ -131,7 +131,7 @@ def test_schedules_and_tensors_stay_as_they_were_given() -> None:
         ({"lr": torch.tensor(-1.0)}, "rule: lr=-1.0: should be greater than or equal to 0"),
         (
             {"lr": 1, "betas": constant(0.5)},
-            "rule: betas=0.5: should be a list; each of its parts may be a schedule",
+            "rule: betas=0.5: should be a pair; each of its parts may be a schedule",
         ),
     ],
 )

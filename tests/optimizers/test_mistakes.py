@@ -164,3 +164,16 @@ def test_a_step_count_that_is_no_tensor() -> None:
     opt.state[param]["step"] = kept.fill_(1000)
     opt.step()
     assert opt.state[param]["step"].item() == 1001
+
+
+@pytest.mark.parametrize("name", ["foreach", "fused", "capturable", "differentiable"])
+def test_how_torch_runs_is_asked_for_as_a_mode(name: str) -> None:
+    with pytest.raises(InputError, match=f"adamw: '{name}' is torch's; .* mode="):
+        rs.optimizer("adamw", [nn.Parameter(torch.ones(2))], **{name: True})
+    rs.optimizer("torch/AdamW", [nn.Parameter(torch.ones(2))], foreach=True)
+
+
+@pytest.mark.parametrize("betas", [0.9, (0.9,), (0.9, 0.99, 0.999), "0.9"])
+def test_a_pair_is_asked_for_as_one(betas: Any) -> None:
+    with pytest.raises(InputError, match=r"adamw: betas=.*: should be a pair"):
+        rs.optimizer("adamw", [nn.Parameter(torch.ones(2))], betas=betas)

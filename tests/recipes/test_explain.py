@@ -139,7 +139,7 @@ def test_sizes(count: float, said: str) -> None:
 
 
 SEVEN = """
-import resource, sys, time
+import sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 from test_explain import TEXT, Transformer, recipe
@@ -152,7 +152,9 @@ watched = "regime: [spike_guard]\\nsafeguards: true\\n"
 made = explain(recipe(TEXT + watched, 10_000), net, ranks=8)
 as_text(made), as_page(made)
 count = sum(p.numel() for p in net.parameters())
-print(count, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not ru_maxrss, which begins with what the process that started this one had.
+(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(count, time.process_time() - start, peak)
 """
 
 

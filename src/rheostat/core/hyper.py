@@ -133,6 +133,10 @@ class Argument:
         """The value in its type (a list as a tuple, 1 as 1.0, 2.0 as a count), and every fault."""
         from pydantic import ValidationError
 
+        length = _length(self.annotation)
+        if length and _count(value) != length:
+            wanted = "a pair" if length == 2 else f"a list of {length}"
+            return value, [Fault((), value, f"should be {wanted}")]
         try:
             return self.adapter.validate_python(_coerced(self.annotation, value)), []
         except ValidationError as error:
@@ -154,6 +158,18 @@ def _bare(annotation: Any) -> Any:
     """The type without its bounds."""
     is_annotated = typing.get_origin(annotation) is Annotated
     return typing.get_args(annotation)[0] if is_annotated else annotation
+
+
+def _count(value: Any) -> int:
+    """How many values a list has; 0 for what is none."""
+    return len(cast("list[Any]", value)) if isinstance(value, list | tuple) else 0
+
+
+def _length(annotation: Any) -> int:
+    """How many values there must be; 0 for what is no such list."""
+    parts = typing.get_args(_bare(annotation))
+    listed = typing.get_origin(_bare(annotation)) is tuple and Ellipsis not in parts
+    return len(parts) if listed else 0
 
 
 def _coerced(annotation: Any, value: Any) -> Any:

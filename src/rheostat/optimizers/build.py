@@ -30,6 +30,9 @@ class Foreign(Protocol):
         ...
 
 
+_TORCHS = ("foreach", "fused", "capturable", "differentiable")
+
+
 def optimizer(
     rule: str | Transform | Policy,
     target: nn.Module | Iterable[Any],
@@ -59,6 +62,7 @@ def optimizer(
             range, a target without parameters, a parameter that a policy leaves out.
     """
     if isinstance(rule, str):
+        _refuse_torchs(rule, hyperparameters)
         made: Transform | Policy | Foreign = component(rule, "optimizer").factory(**hyperparameters)
         lr = None
         if isinstance(made, Foreign):
@@ -90,6 +94,16 @@ def optimizer(
         maximize=maximize,
         seed=seed,
     )
+
+
+def _refuse_torchs(rule: str, given: Iterable[str]) -> None:
+    """Refuse what torch's optimizers are told of how they run."""
+    found = sorted({*_TORCHS} & {*given})
+    if found and "/" not in rule:  # not one of torch's own
+        raise InputError(
+            f"{rule}: {found[0]!r} is torch's; leave it out: mode='auto' chooses the "
+            "kernels, and mode='fused', 'compiled' or 'eager' says which"
+        )
 
 
 def _refuse_numbers(rule: Transform | Policy, given: Iterable[str]) -> None:
