@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.references.hands import Paper
@@ -370,13 +371,18 @@ def test_a_part_in_one_group_is_seen_and_taken_back_where_signals_are_missing() 
     assert hands.factor("lr", 1) == 1.0
 
 
+def _any(kind: Any, **fields: Any) -> Decision:
+    """A decision with whatever a user may have written."""
+    return kind(**fields, reason="r")
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (Move(hyperparameter="blend", to=0.5, over=2.5, reason="r"), "over=2.5 should be a whole"),  # type: ignore[arg-type]
-        (RollBack(before=-1, reason="r"), "before=-1 should be a whole number from 0 on"),
-        (RollBack(before="3", reason="r"), "before='3' should be a number"),  # type: ignore[arg-type]
-        (Restart(evidence=None, reason="r"), "evidence=None should map names"),  # type: ignore[arg-type]
+        (_any(Move, hyperparameter="blend", to=0.5, over=2.5), "over=2.5 should be a whole"),
+        (_any(RollBack, before=-1), "before=-1 should be a whole number from 0 on"),
+        (_any(RollBack, before="3"), "before='3' should be a number"),
+        (_any(Restart, evidence=None), "evidence=None should map names"),
     ],
 )
 def test_numbers_that_count_are_whole(wrong: Decision, said: str) -> None:
