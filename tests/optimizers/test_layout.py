@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
+from rheostat.optimizers.layout import Alike
 from rheostat.optimizers.loop import Optimizer
 
 WAYS = [
@@ -143,3 +145,27 @@ def test_the_same_number_of_elements_in_another_shape_is_refused() -> None:
     params[0].data = torch.zeros(12, 20)
     with pytest.raises(InputError, match=r"weight0 has shape \(12, 20\), and its state"):
         _step(opt, params)
+
+
+def test_alike_asks_for_all_that_a_kernel_believes() -> None:
+    alike = Alike([torch.zeros(3, 4), torch.zeros(2)])
+    assert alike([torch.ones(3, 4), torch.ones(2)])
+    pair = torch.zeros(2)
+    for other in (
+        torch.zeros(4, 3),
+        torch.zeros(4, 3).t(),
+        torch.zeros(12),
+        torch.zeros(3, 4, dtype=torch.float64),
+        torch.zeros(3, 4, device="meta"),
+        nn.Parameter(torch.zeros(3, 4)),
+        torch.zeros(3, 4).to_sparse(),
+    ):
+        assert not alike([other, pair])
+    assert not alike([pair, pair])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")  # is in beta state
+def test_alike_knows_nothing_of_tensors_without_strides_and_of_copies() -> None:
+    rows = torch.zeros(3, 4).to_sparse_csr()
+    assert not Alike([rows])([rows])
+    assert copy.deepcopy(Alike([torch.zeros(2)]))([])

@@ -15,27 +15,40 @@ from rheostat.optimizers import straight
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.straight import Column
 
-WAYS: list[tuple[str, str, dict[str, Any]]] = [
+CLIPPED = rs.chain(
+    rs.transforms.clip_by_global_norm(1.0),
+    rs.transforms.scale_by_adam(),
+    rs.transforms.add_decayed_weights(0.1),
+)
+WAYS: list[tuple[Any, str, dict[str, Any]]] = [
     ("sgd", "fused", {"lr": 0.1, "weight_decay": 0.1}),
     ("sgd", "fused", {"lr": 0.1, "momentum": 0.9, "dampening": 0.1}),
     ("sgd", "fused", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     ("adamw", "fused", {"lr": rs.schedules.cosine(0.01, steps=5)}),
     ("lion", "compiled", {"lr": 0.01}),
+    (CLIPPED, "compiled", {"lr": rs.schedules.cosine(0.01, steps=5)}),
 ]
 
 
 class Seen:
-    """How many steps were taken column by column, and how many were not."""
+    """Which steps were taken column by column."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
         self.steps: list[bool] = []
+        self._went = False
         run = straight.run
 
         def watched(columns: Sequence[Column], *arguments: Any) -> bool:
-            self.steps.append(allowed and run(columns, *arguments))
-            return self.steps[-1]
+            self._went = allowed and run(columns, *arguments)
+            return self._went
 
         monkeypatch.setattr(straight, "run", watched)
+
+    def step(self, opt: Optimizer) -> None:
+        """A step of it."""
+        self._went = False
+        opt.step()
+        self.steps.append(self._went)
 
 
 def _trained(
@@ -62,7 +75,7 @@ def _trained(
                 opt.param_groups[1]["maximize"] = False
                 for key, buffer in opt.state[params[0]].items():
                     opt.state[params[0]][key] = buffer.clone()
-            opt.step()
+            seen.step(opt)
         return _everything(opt), seen.steps
 
 
@@ -90,7 +103,8 @@ def _doubled(param: Tensor, state: Any, hyper: Any) -> Tensor:
 @pytest.mark.parametrize(
     "rule",
     [
-        rs.chain(rs.transforms.clip_by_global_norm(1.0), rs.transforms.scale_by_adam()),
+        CLIPPED,  # by torch's kernel, tile by tile
+        rs.chain(rs.transforms.scale_by_adam(), rs.transforms.clip_by_global_norm(1.0)),
         rs.chain(rs.transforms.scale_by_adam(), Transform(identity, after=_doubled)),
         "schedule_free_sgd",
         "prodigy",
@@ -103,8 +117,8 @@ def test_what_takes_more_than_a_kernel_goes_item_by_item(
     params = [nn.Parameter(torch.randn(3, 3)) for _ in range(2)]
     for param in params:
         param.grad = torch.ones(3, 3)
-    rs.optimizer(rule, params).step()
-    assert not any(seen.steps)
+    seen.step(rs.optimizer(rule, params))
+    assert seen.steps == [False]
 
 
 def test_without_momentum_a_buffer_of_it_is_kept_by_the_pieces() -> None:
@@ -114,3 +128,33 @@ def test_without_momentum_a_buffer_of_it_is_kept_by_the_pieces() -> None:
     param.grad = torch.ones(3)
     opt.step()
     assert torch.equal(opt.state[param]["momentum_buffer"], torch.ones(3))
+
+
+@pytest.mark.parametrize(("nonfinite", "straight"), [("skip", True), ("propagate", False)])
+def test_a_clip_goes_straight_where_the_norm_was_taken(
+    monkeypatch: pytest.MonkeyPatch, nonfinite: Any, straight: bool
+) -> None:
+    """Elsewhere somebody has to measure first."""
+    seen = Seen(monkeypatch, True)
+    opt = rs.optimizer(CLIPPED, _with_gradients(), mode="compiled", nonfinite=nonfinite)
+    seen.step(opt)
+    assert seen.steps == [straight]
+
+
+def test_a_clip_of_one_group_alone_measures_that_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look's norm is of all gradients."""
+    first, second, alone = _with_gradients(), _with_gradients(), _with_gradients()
+    group = {"params": first, "rule": CLIPPED, "param_names": ["a", "b"]}
+    other = {"params": second, "rule": rs.transforms.trace(), "param_names": ["c", "d"]}
+    seen = Seen(monkeypatch, True)
+    seen.step(Optimizer([group, other], mode="compiled"))
+    seen.step(Optimizer([{**group, "params": alone}], mode="compiled"))
+    assert seen.steps == [False, True]
+    assert all(map(torch.equal, first, alone))
+
+
+def _with_gradients() -> list[nn.Parameter]:
+    params = [nn.Parameter(torch.ones(3, 3)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones(3, 3)
+    return params

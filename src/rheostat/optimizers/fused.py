@@ -70,6 +70,7 @@ class FusedKernel:
     """
 
     finishes = True  # there is nothing after what it runs
+    takes_measured = False  # in a batch; a clip of items runs tile by tile
 
     def __init__(self, rule: Transform) -> None:
         found = _find(rule)

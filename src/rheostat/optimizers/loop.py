@@ -227,8 +227,8 @@ class Optimizer(torch.optim.Optimizer):
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
         count, options = self._roster.count, self.options
-        columns = self._roster.columns(held)
-        if columns and straight.run(columns, groups, rules, gradients, partial(count, held)):
+        columns, counted = self._roster.columns, partial(count, held)
+        if columns and straight.run(columns, groups, rules, gradients, look.squares, counted):
             return None
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         evaluate = closure and evaluator(closure, [one.param for one in held], items)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ Run = Callable[[int, int, int, int, int, int], None]
 class NativeKernel:
     """A rule as a compiled function of addresses, and another of what it measures, where that can
     be written; compiled at the first step."""
+
+    takes_measured = True
 
     def __init__(self, rule: Transform) -> None:
         graph = traced(rule)
@@ -101,7 +104,7 @@ class NativeKernel:
         """Move the batch's parameters and write their buffers."""
         graph, text = self._moving
         known = {**batch.numbers, "step": batch.count}
-        vector = graph.numbers(known, {}, batch.params[0].dtype)
+        vector = graph.numbers(known, batch.measured, batch.params[0].dtype)
         launch(text, vector, self._columns(batch.params, batch.gradients, batch.states))
         increment_version(batch.params)
 
@@ -172,10 +175,9 @@ def launch(
     functions = library(text)
     assert functions is not None  # or nothing would have suited
     params = columns[0]
-    addresses = array.array("Q")
-    for row in zip(*columns, strict=True):
-        addresses.extend([one.data_ptr() for one in row])
-    lengths = array.array("q", [param.numel() for param in params])
+    rows = itertools.chain.from_iterable(zip(*columns, strict=True))
+    addresses = array.array("Q", map(Tensor.data_ptr, rows))
+    lengths = array.array("q", map(Tensor.numel, params))
     functions[params[0].dtype](
         len(params),
         lengths.buffer_info()[0],

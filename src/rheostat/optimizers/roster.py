@@ -15,7 +15,7 @@ from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.device import Resident, check_count, device_of
 from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
-from rheostat.optimizers.layout import Layout, check_buffers, check_gradients
+from rheostat.optimizers.layout import Alike, Layout, check_buffers, check_gradients
 from rheostat.optimizers.state import check_cast
 from rheostat.optimizers.straight import Column, columns_of
 
@@ -53,7 +53,10 @@ class Roster:
         """Whether all of them have a state."""
         self._states: list[dict[str, Tensor]] = []
         self._counts = _Counts([])
-        self._columns: tuple[list[Held], list[Column] | None] = [], None
+        self._part: tuple[list[Held], Alike] = [], Alike([])
+        """Who took part last, and how their gradients lay."""
+        self.columns: list[Column] | None = None
+        """They in columns that kernels run as they are; None where more is to do."""
 
     def recount(self) -> None:
         """Look at all step counts again at the next step: a restart may have changed them."""
@@ -94,7 +97,11 @@ class Roster:
         if not self._begun and not all(map(_state, held)):  # frozen until now
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
-        check_gradients(held, gradients)
+        then, alike = self._part
+        if held != then or not alike(gradients):
+            check_gradients(held, gradients)
+            self._part = held, Alike(gradients)
+            self.columns = None if self.resident else columns_of(self._rules, held, gradients)
         if self.resident is not None:
             self.resident.part(known, held)
         return held, gradients
@@ -114,12 +121,6 @@ class Roster:
         ):
             self._hold_all(groups, states)
         return self._held
-
-    def columns(self, held: list[Held]) -> list[Column] | None:
-        """What takes part, in columns that kernels run as they are; None where more is to do."""
-        if held != self._columns[0]:
-            self._columns = held, None if self.resident else columns_of(self._rules, held)
-        return self._columns[1]
 
     def count(self, held: Sequence[Held]) -> list[float]:
         """Count an update of these, on the host; what they have received with it."""
@@ -196,8 +197,8 @@ class Roster:
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy`: a copied optimizer makes its own list."""
-        own: dict[str, Any] = {"resident": None, "_counts": _Counts([]), "_columns": ([], None)}
-        own["_layout"] = Layout([], [])
+        own: dict[str, Any] = {"resident": None, "columns": None, "_counts": _Counts([])}
+        own |= {"_layout": Layout([], []), "_part": ([], Alike([]))}
         return {**self.__dict__, **own, "_held": [], "_params": [], "_states": []}
 
 
