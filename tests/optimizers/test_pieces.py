@@ -37,6 +37,20 @@ def test_an_update_of_another_shape_is_refused_with_the_piece_and_both(
     assert torch.equal(weight, torch.ones_like(weight))
 
 
+def _forgets(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> None:
+    u.mul(0.5)
+
+
+@pytest.mark.parametrize("scope", ["element", "tensor"])
+def test_a_piece_that_returns_nothing_is_named(scope: Any) -> None:
+    forgets: Any = _forgets
+    weight = nn.Parameter(torch.ones(1024, 1024))
+    weight.grad = torch.ones_like(weight)
+    rule = rs.chain(Transform(forgets, scope=scope, name="forgets"))
+    with pytest.raises(InputError, match=r"forgets gave None for layer.weight; it should return"):
+        rs.optimizer(rule, [("layer.weight", weight)], lr=0.1).step()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_buffer_of_momentum_is_written_where_the_momentum_is_zero(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -43,8 +43,14 @@ def advance(item: Item) -> bool:
     return True
 
 
-def checked(piece: Transform, item: Item, update: Tensor) -> Tensor:
-    """What a piece gave for an item. Raises InputError where it has not the parameter's shape."""
+def checked(piece: Transform, item: Item, update: Any) -> Tensor:
+    """What a piece gave for an item. Raises InputError where it is no tensor of the parameter's
+    shape."""
+    if not isinstance(update, Tensor):
+        raise InputError(
+            f"{piece.name} gave {update!r} for {item.name}; it should return the update, a tensor "
+            f"of shape {tuple(item.param.shape)}"
+        )
     if update.shape != item.param.shape:
         found, wanted = tuple(update.shape), tuple(item.param.shape)
         raise InputError(
