@@ -118,9 +118,28 @@ def test_numbers_of_numpy_and_torch_are_plain_ones_in_a_decision() -> None:
         }
 
 
+def test_switches_groups_and_keys_of_numpy_are_plain_ones_too() -> None:
+    fields: Any = {"group": np.int64(1), "trial": np.bool_(True), "evidence": {1: 2.0}}
+    made = Scale(hyperparameter="lr", factor=0.5, reason="r", **fields)
+    back = RollBack(
+        reason="r", on_time=cast("Any", np.bool_(True)), before=cast("Any", np.int64(3))
+    )
+    scaled, gone_back = _controller([made, back]).asked(Now(1, True, 1.0), {})
+    assert json.loads(json.dumps(scaled.written())) == scaled.written()
+    assert (scaled.group, scaled.evidence) == (1, {"1": 2.0})
+    assert json.loads(json.dumps(gone_back.written())) == gone_back.written()
+
+
+@pytest.mark.parametrize("before", [math.inf, math.nan, 10**400, -1, 0.5])
+def test_what_does_not_count_is_told(before: Any) -> None:
+    with pytest.raises(InputError, match=r"^c returned RollBack.*: before=.* should be a"):
+        _controller(RollBack(reason="r", before=before)).asked(Now(1, True, 1.0), {})
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
+        ({"factor": 10**400}, r"factor=1000*\.* should be a number"),
         ({"factor": "0.5"}, "factor='0.5' should be a number"),
         ({"factor": None}, "factor=None should be a number"),
         ({"factor": torch.ones(2)}, r"factor=tensor.* should be a number"),

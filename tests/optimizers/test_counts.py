@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
-from rheostat.core.transform import Hyper, State
+from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers import stages
 from rheostat.optimizers.loop import Optimizer
 
@@ -106,6 +107,43 @@ def test_a_refused_step_is_not_counted() -> None:
     assert opt.last_step is not None
     assert opt.last_step.step == 1
     assert [opt.state[p]["step"].item() for p in (whole, half)] == [3, 0]
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_where_a_later_parameter_fails_those_before_it_are_counted(mode: Any) -> None:
+    def fails(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        if param.shape[0] == 5:
+            raise RuntimeError("no convergence")
+        return u
+
+    pieces = rs.transforms.trace(0.9), Transform(fails, scope="tensor", name="fails")
+    params = [nn.Parameter(torch.zeros(rows, 4)) for rows in (4, 5, 6)]
+    opt = rs.optimizer(rs.chain(*pieces), params, lr=0.1, mode=mode)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(RuntimeError, match="no convergence"):
+        opt.step()
+    moved = [bool(param.any()) for param in params]
+    assert [opt.state[p]["step"].item() for p in params] == moved == [1, 0, 0]
+
+
+def test_where_a_group_cannot_begin_only_those_before_it_are_counted() -> None:
+    def divided(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u / hyper.k
+
+    rule = rs.chain(Transform(divided, scope="element", hyperparameters={"k": 1.0}, name="divided"))
+    params = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    opt = rs.optimizer(rule, [{"params": [param]} for param in params], lr=0.1, mode="compiled")
+    opt.param_groups[1]["k"] = 0.0
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(ZeroDivisionError):
+        opt.step()
+    assert [opt.state[p]["step"].item() for p in params] == [1, 0, 0]
+    assert not params[1].any()
+    opt.param_groups[1]["k"] = 1.0
+    opt.step()
+    assert [opt.state[p]["step"].item() for p in params] == [2, 1, 1]
 
 
 def test_a_step_without_its_closure_is_not_counted() -> None:

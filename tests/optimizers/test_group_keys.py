@@ -126,3 +126,31 @@ def test_labels_and_what_torch_writes_are_left_alone() -> None:
     fresh = rs.optimizer("sgd", [nn.Parameter(torch.ones(2))], lr=0.1)
     fresh.load_state_dict(optimizer.state_dict())
     assert fresh.param_groups[0]["swa_lr"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule", "lr", "said"),
+    [
+        ("fused", "lion", 0.1, "torch has no fused kernel for lion"),
+        (
+            "auto",
+            "adagrad",
+            rs.schedules.cosine_restarts(0.1, period=10, state="reset_first_moment"),
+            "adagrad keeps no such moment",
+        ),
+    ],
+)
+def test_a_group_that_is_refused_is_not_there(mode: Any, rule: str, lr: Any, said: str) -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = rs.optimizer("adamw", [first], lr=0.1, mode=mode)
+    before = str(optimizer.state_dict())
+    made = rs.component(rule, "optimizer").factory()
+    with pytest.raises(InputError, match=said):
+        optimizer.add_param_group({"params": [second], "rule": made, "lr": lr})
+    assert str(optimizer.state_dict()) == before
+    first.grad = second.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.add_param_group({"params": [second]})
+    optimizer.step()
+    assert len(optimizer.param_groups) == 2
+    assert [state["step"].item() for state in optimizer.state.values()] == [2, 1]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
-from rheostat.optimizers.layout import Alike
+from rheostat.optimizers.layout import Alike, is_dense
 from rheostat.optimizers.loop import Optimizer
 
 WAYS = [
@@ -144,6 +144,55 @@ def test_the_same_number_of_elements_in_another_shape_is_refused() -> None:
     opt, params, _ = _made("adafactor", "compiled")
     params[0].data = torch.zeros(12, 20)
     with pytest.raises(InputError, match=r"weight0 has shape \(12, 20\), and its state"):
+        _step(opt, params)
+
+
+@pytest.mark.parametrize("mode", ["auto", "fused"])
+def test_a_parameter_with_holes_leaves_its_neighbours_alone(mode: Any) -> None:
+    both, gradients = torch.ones(3, 2), torch.tensor([[1.0, 100.0]]).repeat(3, 1)
+    mine, other = nn.Parameter(both[:, 0]), both[:, 1]
+    opt = rs.optimizer("sgd", [mine], lr=0.1, mode=mode)
+    mine.grad = gradients[:, 0]  # laid out as the parameter is
+    opt.step()
+    assert torch.equal(mine, torch.full((3,), 0.9))
+    assert torch.equal(other, torch.ones(3))
+
+
+def test_dense_is_what_has_neither_holes_nor_overlap() -> None:
+    whole = torch.zeros(2, 3, 4, 5)
+    for tensor in (
+        whole,
+        whole.to(memory_format=torch.channels_last),
+        whole.permute(3, 0, 2, 1),
+        whole[:, :0],
+        torch.zeros(()),
+        torch.zeros(4, 1).t(),
+    ):
+        assert is_dense(tensor)
+    for tensor in (whole[..., 0], whole[:, :2], torch.zeros(1).expand(3), torch._neg_view(whole)):
+        assert not is_dense(tensor)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("lion", "compiled"), ("adafactor", "compiled")])
+def test_freed_memory_is_no_place_to_write(name: str, mode: str) -> None:
+    opt, params, _ = _made(name, mode)
+    params[7].untyped_storage().resize_(0)
+    with pytest.raises(InputError, match=r"parameter, .* of shape \(20, 12\) was freed"):
+        opt.step()
+
+
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_a_state_that_is_no_tensor_is_refused(value: Any) -> None:
+    opt, params, key = _made("lion", "compiled")
+    opt.state[params[3]][key] = value
+    with pytest.raises(InputError, match=rf"weight3: its state '{key}' is {value}; put a tensor"):
+        _step(opt, params)
+
+
+def test_a_step_count_is_one_number() -> None:
+    opt, params, _ = _made("lion", "compiled")
+    opt.state[params[3]]["step"] = torch.ones(1)
+    with pytest.raises(InputError, match=r"weight3 in group 0 has step=tensor\(\[1.\]\)"):
         _step(opt, params)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import rheostat as rs
-from rheostat.core.errors import RheostatWarning
+from rheostat.core.errors import InputError, RheostatWarning
 
 
 def _made(**arguments: Any) -> Any:
@@ -162,3 +163,68 @@ def test_both_kinds_are_told_in_one_warning_and_what_nobody_wrote_down_is_no_new
     del given["built in"]  # as past releases saved it
     saved["param_groups"][0]["given"] = json.dumps(given)
     _silently(_named("ademamix")(lr=0.1), saved)
+
+
+def _count_of_a_vector(state: dict[str, Any]) -> None:
+    state["state"][0]["step"] = torch.ones(1)
+
+
+def _count_that_is_none(state: dict[str, Any]) -> None:
+    state["state"][0]["step"] = torch.tensor(float("nan"))
+
+
+def _no_buffer(state: dict[str, Any]) -> None:
+    state["state"][0]["exp_avg"] = None
+
+
+def _complex_buffer(state: dict[str, Any]) -> None:
+    state["state"][0]["exp_avg"] = torch.ones(3, dtype=torch.complex64)
+
+
+def _sparse_buffer(state: dict[str, Any]) -> None:
+    state["state"][0]["exp_avg"] = torch.ones(3).to_sparse()
+
+
+def _group(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state["param_groups"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            _count_of_a_vector,
+            r"param.0.step was saved as tensor\(\[1.\]\), which should be a count",
+        ),
+        (_count_that_is_none, r"param.0.step was saved as tensor\(nan\)"),
+        (_no_buffer, "param.0.exp_avg was saved as None, which should be a tensor"),
+        (_complex_buffer, "param.0.exp_avg was saved as torch.strided of torch.complex64"),
+        (_sparse_buffer, "param.0.exp_avg was saved as torch.sparse_coo of torch.float32"),
+        (_group("factors", "x"), "group 0 was saved with factors='x'"),
+        (_group("limit", "x"), "group 0 was saved with limit='x'"),
+        (_group("updates", None), "group 0 was saved with updates=None"),
+        (_group("growth", "x"), "has growth='x', which should be a number"),
+    ],
+)
+def test_what_no_step_could_go_on_from_is_refused_whole(
+    spoil: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    saved = copy.deepcopy(_made(lr=0.5).state_dict())
+    saved["state"][0]["exp_avg_sq"].fill_(9.0)
+    spoil(saved)
+    optimizer = _made(lr=0.1)
+    before = str(optimizer.state_dict())
+    with pytest.raises(InputError, match=said):
+        optimizer.load_state_dict(saved)
+    assert str(optimizer.state_dict()) == before
+    optimizer.step()
+
+
+def test_a_count_may_be_saved_as_a_plain_number() -> None:
+    optimizer = _made()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["step"] = 7
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    assert state["step"].item() == 8

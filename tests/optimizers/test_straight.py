@@ -153,6 +153,25 @@ def test_a_clip_of_one_group_alone_measures_that_group(monkeypatch: pytest.Monke
     assert all(map(torch.equal, first, alone))
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion", "adafactor", "muon", "sgd"])
+@pytest.mark.parametrize("mode", ["auto", "compiled"])
+def test_gradients_that_are_negated_in_name_only_are_looked_into(name: Any, mode: Any) -> None:
+    """As autograd gives them for the imaginary part of a conjugated number."""
+    ways: list[Tensor] = []
+    for way in (mode, "eager"):
+        real, imaginary = (nn.Parameter(torch.zeros(1, 1)) for _ in range(2))
+        opt = rs.optimizer(name, [("real", real), ("imaginary", imaginary)], lr=0.1, mode=way)
+        for _ in range(2):
+            opt.zero_grad()
+            (torch.complex(real, imaginary).conj() * (1 + 2j)).real.sum().backward()
+            assert imaginary.grad is not None
+            assert imaginary.grad.is_neg()
+            opt.step()
+        ways.append(imaginary.detach())
+    torch.testing.assert_close(*ways)
+    assert ways[0].max() < 0
+
+
 def _with_gradients() -> list[nn.Parameter]:
     params = [nn.Parameter(torch.ones(3, 3)) for _ in range(2)]
     for param in params:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import rheostat as rs
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.structure import structure
 
@@ -142,6 +143,30 @@ def _bound_later() -> Verb:
     return update
 
 
+def _bound_in_a_loop() -> Verb:
+    made: list[Verb] = []
+    for turn in range(2):
+        k = 1.0 / (turn + 1)
+        if not made:
+            made.append(lambda u, state, param, hyper: u * k)  # noqa: B023  (it is what is tested)
+    return made[0]
+
+
+def _of_a_local_class() -> Verb:
+    class Settings:
+        k = 1.0
+
+    return lambda u, state, param, hyper: u * Settings.k
+
+
+def _of_a_local_function() -> Verb:
+    def twice(u: Tensor) -> Tensor:
+        return u * 2
+
+    twice.k = 1.0  # type: ignore[attr-defined]  # annotations know no functions' attributes
+    return lambda u, state, param, hyper: twice(u) * twice.k  # type: ignore[attr-defined]
+
+
 def _closed_over(k: float | None) -> Verb:
     k = k or 2.0
 
@@ -166,6 +191,9 @@ CHANGING: dict[str, Verb] = {
     "a variable that it binds": _counting(),
     "a variable that another function binds": _with_setter()[0],
     "a variable that is bound later": _bound_later(),
+    "a variable that a loop binds again": _bound_in_a_loop(),
+    "a class in a closure": _of_a_local_class(),
+    "the attribute of a function in a closure": _of_a_local_function(),
     "the attribute of an object in a closure": functools.partial(Rule.update, Rule()),
 }
 CONSTANT: dict[str, Verb] = {
@@ -196,6 +224,17 @@ def test_what_stays_is_compiled(what: str) -> None:
     opt.step()
     assert opt.param_groups[0]["mode"] == "compiled"
     assert param[0].item() == -2.0
+
+
+def test_draws_of_torchs_are_not_compiled() -> None:
+    """A compiled rule would have another generator than the eager one."""
+
+    def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
+        return u * torch.rand_like(u)
+
+    rule = Transform(update, scope="element", name="drawing")
+    with pytest.raises(InputError, match=r"drawing needs .* or reads what may change"):
+        rs.optimizer(rule, [torch.nn.Parameter(torch.ones(3))], mode="compiled")
 
 
 def test_a_module_that_answers_to_every_name_is_no_trouble() -> None:

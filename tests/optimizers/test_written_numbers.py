@@ -18,7 +18,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("lr", -1.0, "lr=-1.0: should be greater than or equal to 0"),
     ("lr", math.nan, "lr=nan: should be finite"),
     ("lr", torch.tensor(-1.0), "lr=-1.0: should be greater than or equal to 0"),
-    ("lr", torch.ones(2), "lr: should be one number, not a tensor of 2"),
+    ("lr", torch.ones(2), "lr: should be one number, not 2"),
     ("lr_factor", -1.0, "lr_factor=-1.0: should be greater than or equal to 0"),
     ("betas", (0.9, 2.0), r"betas\.1=2.0: should be less than 1"),
     ("seed", "a", "seed='a': should be a whole number"),

@@ -128,6 +128,7 @@ Decision = Scale | Move | Limit | Restart | RollBack | Grow | Anchor | Stop
 _NUMBERS = ("factor", "to", "norm")
 _COUNTS = (("over", 1), ("before", 0))
 """Whole numbers, and the least that each may be."""
+_SWITCHES = ("trial", "start", "on_time")
 _KINDS: Mapping[str, type[Decision]] = {
     one.kind: one for one in (Scale, Move, Limit, Restart, RollBack, Grow, Anchor, Stop)
 }
@@ -299,12 +300,14 @@ class Controller:
             counts = {n: _count(n, getattr(one, n), of) for n, of in _COUNTS if hasattr(one, n)}
             if not isinstance(cast("object", one.evidence), Mapping):
                 raise ValueError(f"evidence={one.evidence!r} should map names to numbers")
-            evidence = {name: _number(name, value) for name, value in one.evidence.items()}
-        except ValueError as wrong:
+            evidence = {str(name): _number(name, value) for name, value in one.evidence.items()}
+            yes = {n: bool(getattr(one, n)) for n in _SWITCHES if hasattr(one, n)}
+            group = None if one.group is None else _count("group", one.group, 0)
+        except (ValueError, RuntimeError) as wrong:
             raise InputError(f"{self.name} returned {one!r}: {wrong}") from None
         if not isinstance(cast("object", one.reason), str):
             raise InputError(f"{self.name} returned {one!r}: its reason should be words")
-        return replace(one, evidence=evidence, **numbers, **counts)
+        return replace(one, evidence=evidence, group=group, **numbers, **counts, **yes)
 
 
 def _number(name: str, value: Any) -> float:
@@ -312,7 +315,7 @@ def _number(name: str, value: Any) -> float:
     try:
         if not isinstance(value, str):
             return float(value)
-    except (TypeError, ValueError, RuntimeError):  # torch's own for several elements
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # torch's for several elements
         pass
     raise ValueError(f"{name}={value!r} should be a number")
 
@@ -320,6 +323,6 @@ def _number(name: str, value: Any) -> float:
 def _count(name: str, value: Any, least: int) -> int:
     """A whole number as Python's own. Raises ValueError for what is none, or too small."""
     number = _number(name, value)
-    if number != math.floor(number) or number < least:
+    if not number.is_integer() or number < least:
         raise ValueError(f"{name}={value!r} should be a whole number from {least} on")
     return int(number)

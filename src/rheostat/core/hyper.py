@@ -238,10 +238,10 @@ def _present(value: Any, live: bool) -> Any:
         return value(0) if live else value
     if isinstance(value, bool | int | float) or not isinstance(value, SupportsFloat):
         return value
-    size: int = getattr(value, "numel", lambda: 1)()
+    size: int = getattr(value, "numel", lambda: getattr(value, "size", 1))()
     if size != 1:
-        raise InputError(f"should be one number, not a tensor of {size}")
-    return float(value)
+        raise InputError(f"should be one number, not {size}")
+    return float(cast("Any", value).item() if hasattr(value, "item") else value)
 
 
 def _kept(argument: Argument, given: Any, checked: Any, where: str) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.transform import Evaluate
 from rheostat.optimizers.items import HALF, Item
+from rheostat.optimizers.layout import resolved
 
 
 def evaluator(
@@ -30,7 +31,7 @@ def evaluator(
             with torch.enable_grad():
                 loss = closure()
             # A parameter that the closure leaves out has no slope there.
-            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+            found = [torch.zeros_like(p) if p.grad is None else resolved(p.grad) for p in params]
         finally:
             for param, old, gradient in zip(params, before, gradients, strict=True):
                 param.copy_(old)

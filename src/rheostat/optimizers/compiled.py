@@ -85,6 +85,8 @@ class CompiledKernel:
                 self._run_stacked(batch)
             else:
                 self._run_alone(batch)
+            for item in batch:
+                item.finish()
 
     def _run_alone(self, items: list[Item]) -> None:
         run = self._bound(self._traced.of(items[0].param.dtype).graph, items[0])

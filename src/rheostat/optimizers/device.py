@@ -57,7 +57,7 @@ def device_of(groups: Groups, rules: Sequence[Transform], options: Options) -> t
 
 def check_count(name: str, group: int, step: object) -> None:
     """Refuse what was written over the step count of a parameter. Raises InputError."""
-    if not isinstance(step, Tensor):
+    if not (isinstance(step, Tensor) and step.shape == ()):
         raise InputError(
             f"the state of {name} in group {group} has step={step!r}; write a count into its "
             "tensor: state[p]['step'].fill_(1000)"

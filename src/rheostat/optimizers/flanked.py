@@ -14,10 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from rheostat.core.transform import Buffer, Hyper, State, Transform, UndeclaredError
-from rheostat.optimizers.native import compiles, launch, lie_plain, program, takes_address
+from rheostat.optimizers.native import (
+    compiles,
+    finish,
+    launch,
+    lie_plain,
+    program,
+    takes_address,
+)
 from rheostat.optimizers.pieces import checked
 from rheostat.optimizers.structure import structure
 from rheostat.optimizers.tracing import Traced, graph_of, through
@@ -84,8 +90,7 @@ class FlankedKernel:
             for piece in self._middle:
                 update = checked(piece, item, piece.update(update, state, param, hyper))
             self._after.run(after, item, update.to(param.dtype).contiguous())
-        # A graph that still holds the parameters must notice that they have moved.
-        increment_version([item.param for item in items])
+            finish([item])
 
 
 class _Flank:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.core.transform import Transform
+from rheostat.optimizers.layout import is_dense
 from rheostat.optimizers.numbers import known_of
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class FusedKernel:
             type(param) in PLAIN
             and param.dtype in (torch.float32, torch.float64)
             and param.numel() > 0
+            and is_dense(param)
             and all(state[name].dtype == param.dtype for name in self._names)
             and all(_lie_alike(state[name], param) for name in self._names)
         )
@@ -154,14 +156,19 @@ class FusedKernel:
                 [[item.state[name] for item in batch] for name in self._names],
                 steps,
             )
-            numbers = self._numbers(batch[0])
-            if self._clip is None:
-                self._call(lists, numbers, first)
-                continue
-            factor = _factor(self._clip, batch[0])
-            for tile in lists.tiles():
-                tile.gradients = list(torch._foreach_mul(tile.gradients, factor))  # pyright: ignore
-                self._call(tile, numbers, first)
+            self._run_lists(lists, batch[0], first)
+            for item in batch:
+                item.finish()
+
+    def _run_lists(self, lists: _Lists, like: Item, first: bool) -> None:
+        numbers = self._numbers(like)
+        if self._clip is None:
+            self._call(lists, numbers, first)
+            return
+        factor = _factor(self._clip, like)
+        for tile in lists.tiles():
+            tile.gradients = list(torch._foreach_mul(tile.gradients, factor))  # pyright: ignore
+            self._call(tile, numbers, first)
 
     def _settled(self, item: Item) -> bool:
         """Whether the host knows what the kernel takes as plain numbers: all but the learning rate;

@@ -80,6 +80,8 @@ class GatheredKernel:
             for part in parts(batch):
                 with self._as_one(part) as whole:
                     advance(whole)
+                for item in part:
+                    item.finish()
 
     @contextmanager
     def _as_one(self, items: list[Item]) -> Generator[Item]:

@@ -55,4 +55,7 @@ def growth_in(saved: object) -> float:
             "state_dict() gives them"
         )
     groups = cast("Mapping[str, Any]", saved)["param_groups"]
-    return groups[0].get("growth", 1.0) if groups else 1.0
+    growth = groups[0].get("growth", 1.0) if groups else 1.0
+    if not isinstance(growth, int | float):
+        raise InputError(f"the saved state has growth={growth!r}, which should be a number")
+    return growth

@@ -67,8 +67,8 @@ def choose_mode(
     # A later group may have no parameter that is a matrix; it runs as "compiled" all the same.
     if mode == "compiled" and not (_compilable(rule, params) or MatrixKernel.can_write(rule)):
         raise InputError(
-            f"mode='compiled': {rule.name} needs parameters in their shape, or branches on a "
-            "number; 'auto' runs it eagerly"
+            f"mode='compiled': {rule.name} needs parameters in their shape, branches on a number, "
+            "or reads what may change from step to step; 'auto' runs it eagerly"
         )
     if mode != "auto":
         if mode not in ("eager", "fused", "compiled"):

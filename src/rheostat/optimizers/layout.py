@@ -83,7 +83,9 @@ class Layout:
         InputError."""
         looked_at = zip(self._own, self._found(), self._dtypes, strict=True)
         for (one, name, buffer), found, then in looked_at:
-            if found is None or found.dtype in (then, buffer.dtype_for(one.param)):
+            if not isinstance(found, Tensor):  # `check_buffers` has the words
+                continue
+            if found.dtype in (then, buffer.dtype_for(one.param)):
                 continue
             now, was = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, then))
             raise InputError(
@@ -93,6 +95,25 @@ class Layout:
 
     def _found(self) -> list[Tensor | None]:
         return [*map(cast("Any", dict.get), self._states, self._names)]
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether its memory holds its numbers, each once, and nothing else: without holes or overlap,
+    in whatever order, and with no sign that is still to be changed."""
+    if tensor.is_neg() or tensor.is_conj():
+        return False
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != reach:
+            return tensor.numel() == 0
+        reach *= size
+    return True
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """The tensor with its numbers in its memory: torch negates and conjugates views in name only,
+    until somebody looks."""
+    return tensor.resolve_conj().resolve_neg()
 
 
 def check_buffers(
@@ -106,6 +127,11 @@ def check_buffers(
         if key not in state:
             raise InputError(
                 f"{name}: its state {key!r} was taken away; put it back, or make the optimizer anew"
+            )
+        if not isinstance(cast("object", state[key]), Tensor):
+            raise InputError(
+                f"{name}: its state {key!r} is {state[key]!r}; put a tensor of shape "
+                f"{buffer.shape(param)} there, or make the optimizer anew"
             )
         found, wanted = tuple(state[key].shape), buffer.shape(param)
         if found != wanted:

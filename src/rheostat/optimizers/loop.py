@@ -31,7 +31,7 @@ from rheostat.optimizers.plan import Plan
 from rheostat.optimizers.restarting import check_policy
 from rheostat.optimizers.results import NO_GRADIENT, StepResult
 from rheostat.optimizers.roster import Roster
-from rheostat.optimizers.scheduled import START, at_start, check_owners
+from rheostat.optimizers.scheduled import START, at_start, check_owners, check_start
 from rheostat.optimizers.state import LoadPlan, check_state_dict, keys_of, params_of, with_names
 from rheostat.optimizers.torch_view import SchedulerView
 from rheostat.optimizers.views import put_back, show
@@ -108,23 +108,26 @@ class Optimizer(torch.optim.Optimizer):
         overrides.check_shapes(rule, given["params"])
         if not given["params"]:  # torch learns that a group has names from its first one
             given["param_names"] = []
-        super().add_param_group({**known, **given, **{unit: counts[unit] for unit in START}})
+        complete = {**known, **given, **{unit: counts[unit] for unit in START}}
+        # All that may refuse it comes before there is a group of it.
+        check_policy(index, rule, complete)
+        owned, params = check_start(complete), [param for _, param in given["params"]]
+        complete["mode"] = choose_mode(rule, params, self._mode, owned)
+        complete["given"] = overrides.numbers_given(rule, complete)
+        kernels = make_kernels(rule, complete["mode"])
+        super().add_param_group(complete)
         group = self.param_groups[-1]
         for key in set(self.defaults) - set(known):
             del group[key]  # another rule's, which torch's method put there
         if not self._rules:
             # Here and not in the constructor, as torch's own makes the list of groups.
             self.plan = Plan(self.param_groups, self._rules, self._members, self._learn)
-        check_policy(len(self._rules), rule, group)
-        group["given"] = overrides.numbers_given(rule, group)
         self._rules.append(rule)
+        self._kernels.append(kernels)
         self.plan.join(group)
         stages.share_scalars(self.param_groups, self._rules, rule)
-        for param in group["params"]:
-            if param.requires_grad:
-                self._state_of(param, len(self._rules) - 1)
-        group["mode"] = choose_mode(rule, group["params"], self._mode, self.plan.schedules[-1])
-        self._kernels.append(make_kernels(rule, group["mode"]))
+        for param in filter(attrgetter("requires_grad"), params):
+            self._state_of(param, index)
         # torch's own schedulers look here for what they may schedule.
         self.defaults = at_start(self._rules)
 
@@ -227,8 +230,8 @@ class Optimizer(torch.optim.Optimizer):
         groups, rules, resident = self.param_groups, self._rules, self._roster.resident
         begin = resident and partial(resident.begin, groups, rules, self.plan, held, look.ok)
         count, options = self._roster.count, self.options
-        columns, counted = self._roster.columns, partial(count, held)
-        if columns and straight.run(columns, groups, rules, gradients, look.squares, counted):
+        columns = self._roster.columns
+        if columns and straight.run(columns, groups, rules, gradients, look.squares, held, count):
             return None
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
         evaluate = closure and evaluator(closure, [one.param for one in held], items)

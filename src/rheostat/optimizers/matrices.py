@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from rheostat.core.transform import Hyper, State, Transform
 from rheostat.optimizers.assignments import Axes, UnsupportedError
 from rheostat.optimizers.cpp_grids import Kind, source
 from rheostat.optimizers.grids import Grid, axes_of, grid_of
-from rheostat.optimizers.native import compiles, library, lie_plain, takes_address
+from rheostat.optimizers.native import (
+    check_memory,
+    compiles,
+    finish,
+    library,
+    lie_plain,
+    takes_address,
+)
 from rheostat.optimizers.structure import structure
 from rheostat.optimizers.tracing import Traced, graph_of, through
 
@@ -103,8 +109,7 @@ class MatrixKernel:
             together.setdefault(key, []).append((item, program))
         for batch in together.values():
             self._launch(batch)
-        # A graph that still holds the parameters must notice that they have moved.
-        increment_version([item.param for item in items])
+            finish([item for item, _ in batch])
 
     def _launch(self, batch: Sequence[tuple[Item, _Program]]) -> None:
         first, program = batch[0]
@@ -112,7 +117,10 @@ class MatrixKernel:
         shapes, addresses, constants = array.array("q"), array.array("Q"), array.array("Q")
         for item, own in batch:
             buffers = (item.state[name] for name in self._names)
-            addresses.extend([one.data_ptr() for one in (item.param, item.update, *buffers)])
+            row = [one.data_ptr() for one in (item.param, item.update, *buffers)]
+            if not all(row[:2]):  # buffers may have no elements
+                check_memory([[item.param, item.update]])
+            addresses.extend(row)
             shapes.extend(grid_of(item.param.shape))
             constants.append(own.constants.buffer_info()[0])
         functions = library(program.text)

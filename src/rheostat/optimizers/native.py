@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from rheostat.core import compiler
+from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.assignments import UnsupportedError
 from rheostat.optimizers.cpp import source
@@ -92,8 +93,6 @@ class NativeKernel:
     def run(self, items: Sequence[Item]) -> None:
         """Move the items' parameters and write their buffers."""
         self._call(*self._moving, items, None)
-        # A graph that still holds the parameters must notice that they have moved.
-        increment_version([item.param for item in items])
 
     def can(self, numbers: Mapping[str, Any]) -> bool:
         """With any numbers."""
@@ -123,6 +122,8 @@ class NativeKernel:
             params, gradients = [item.param for item in batch], [item.update for item in batch]
             states = [item.state for item in batch]
             launch(text, vector, self._columns(params, gradients, states), results)
+            if results is None:
+                finish(batch)
 
     def _columns(
         self,
@@ -142,6 +143,7 @@ def lie_plain(tensors: Sequence[tuple[Tensor, torch.dtype]]) -> bool:
         and one.device.type == "cpu"
         and one.dtype is dtype
         and one.is_contiguous()
+        and not one.is_neg()
         for one, dtype in tensors
     )
 
@@ -159,6 +161,14 @@ def takes_address(item: Item) -> bool:
     )
 
 
+def finish(items: Sequence[Item]) -> None:
+    """Say that these items have their updates."""
+    # A graph that still holds the parameters must notice that they have moved.
+    increment_version([item.param for item in items])
+    for item in items:
+        item.finish()
+
+
 def compiles(text: str) -> bool:
     """Whether the machine's compiler makes a library of a source."""
     return library(text) is not None
@@ -171,13 +181,15 @@ def launch(
     results: Tensor | None = None,
 ) -> None:
     """Run a program over many parameters, each with a place in every column: the parameters, the
-    gradients, and the buffers in their order."""
+    gradients, and the buffers in their order. Raises InputError for one whose memory was freed."""
     functions = library(text)
     assert functions is not None  # or nothing would have suited
     params = columns[0]
     rows = itertools.chain.from_iterable(zip(*columns, strict=True))
     addresses = array.array("Q", map(Tensor.data_ptr, rows))
     lengths = array.array("q", map(Tensor.numel, params))
+    if not all(addresses):
+        check_memory(columns)
     functions[params[0].dtype](
         len(params),
         lengths.buffer_info()[0],
@@ -186,6 +198,17 @@ def launch(
         0 if results is None else results.data_ptr(),
         torch.get_num_threads(),
     )
+
+
+def check_memory(columns: Sequence[Sequence[Tensor]]) -> None:
+    """Refuse tensors without memory, such as a shard that is gathered elsewhere. Raises
+    InputError."""
+    for one in itertools.chain(*columns):
+        if one.numel() and not one.data_ptr():
+            raise InputError(
+                f"the memory of a parameter, gradient or state of shape {tuple(one.shape)} was "
+                "freed; step when it is there"
+            )
 
 
 def program(rule: Transform, graph: Traced) -> str | None:

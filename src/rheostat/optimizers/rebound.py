@@ -72,13 +72,17 @@ def _bound(code: CodeType, how: str) -> frozenset[str]:
 
 
 def _bound_after(outer: CodeType, code: CodeType) -> frozenset[str]:
-    """The variables that the outer code binds after it has made the function, or that another
-    function within it binds."""
+    """The variables that the outer code binds after it has made the function, before it in the same
+    loop, or in another function within it."""
     others = [_bound(one, "STORE_DEREF") & set(one.co_freevars) for one in _inner(outer)]
-    later: set[str] = set()
-    made = False
-    for step in dis.get_instructions(outer):
-        made = made or step.argval is code
-        if made and step.opname == "STORE_DEREF":
-            later.add(step.argval)
+    steps = [*dis.get_instructions(outer)]
+    made = next((step.offset for step in steps if step.argval is code), 0)
+    # Backwards a code jumps to the beginning of a loop.
+    loops = [step for step in steps if step.opcode in _JUMPS and step.argval < step.offset]
+    begun = [loop.argval for loop in loops if loop.argval <= made <= loop.offset]
+    again = min(begun, default=made)
+    later = {s.argval for s in steps if s.opname == "STORE_DEREF" and s.offset >= again}
     return frozenset(later).union(*others)
+
+
+_JUMPS = {*dis.hasjrel, *dis.hasjabs}

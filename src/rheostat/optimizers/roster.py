@@ -15,7 +15,7 @@ from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.device import Resident, check_count, device_of
 from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
-from rheostat.optimizers.layout import Alike, Layout, check_buffers, check_gradients
+from rheostat.optimizers.layout import Alike, Layout, check_buffers, check_gradients, resolved
 from rheostat.optimizers.state import check_cast
 from rheostat.optimizers.straight import Column, columns_of
 
@@ -55,6 +55,8 @@ class Roster:
         self._counts = _Counts([])
         self._part: tuple[list[Held], Alike] = [], Alike([])
         """Who took part last, and how their gradients lay."""
+        self._lazy = False
+        """Whether a gradient's numbers are not what its memory says."""
         self.columns: list[Column] | None = None
         """They in columns that kernels run as they are; None where more is to do."""
 
@@ -70,10 +72,11 @@ class Roster:
                 "; add a group with add_param_group(…); without a group, make the optimizer anew"
             )
         for index, group in enumerate(groups):
-            if len(group["params"]) != len(group["param_names"]):
+            names = group.get("param_names", ())
+            if len(group["params"]) != len(names):
                 raise InputError(
                     f"param group {index} has {len(group['params'])} parameters and "
-                    f"{len(group['param_names'])} names; add parameters with add_param_group(…); "
+                    f"{len(names)} names; add parameters with add_param_group(…); "
                     "without some, make the optimizer anew"
                 )
 
@@ -98,9 +101,14 @@ class Roster:
             self._hold_all(groups, states)
             return self.taking_part(groups, states)
         then, alike = self._part
-        if held != then or not alike(gradients):
+        new = held != then or not alike(gradients)
+        if new:
             check_gradients(held, gradients)
             self._part = held, Alike(gradients)
+            self._lazy = any(one.is_neg() or one.is_conj() for one in gradients)
+        if self._lazy:
+            gradients = [*map(resolved, gradients)]
+        if new:
             self.columns = None if self.resident else columns_of(self._rules, held, gradients)
         if self.resident is not None:
             self.resident.part(known, held)
@@ -122,9 +130,10 @@ class Roster:
             self._hold_all(groups, states)
         return self._held
 
-    def count(self, held: Sequence[Held]) -> list[float]:
-        """Count an update of these, on the host; what they have received with it."""
-        return self._counts.up(held)
+    def count(self, held: Sequence[Held], by: int = 1) -> list[float]:
+        """Count an update of these, on the host, or with −1 one less; what they have received with
+        it."""
+        return self._counts.up(held, by)
 
     def take_back(self, held: Sequence[Held], items: Sequence[Item], ok: Tensor | None) -> None:
         """Take back the count of a step that was refused, for those that were not moved; `ok` as on

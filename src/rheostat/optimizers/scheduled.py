@@ -73,6 +73,15 @@ def at_counts(value: Any, counts: Mapping[str, Any], key: str = "") -> Any:
     return found if written == value.base else found * (written / value.base)
 
 
+def check_start(group: Mapping[str, Any]) -> list[str]:
+    """The hyperparameters of a group that are scheduled; refuse a schedule that has no value at the
+    group's counts, or one that is out of its range. Raises InputError."""
+    owned = [key for key, value in group.items() if has_schedule(value)]
+    for key in owned:
+        at_counts(group[key], group, key)
+    return owned
+
+
 def at_start(rules: Sequence[Transform]) -> dict[str, Any]:
     """The hyperparameters of the rules, as they are where nothing has begun.
 

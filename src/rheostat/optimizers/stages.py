@@ -87,7 +87,7 @@ def _advance_all(items: Sequence[Item]) -> list[Item]:
         kernel.run(batch)
         acts = not kernel.finishes and any(piece.after for piece in batch[0].pieces)
         for item in batch:
-            item.position = len(item.pieces)
+            item.finish()
             if acts:
                 _afterwards(item)
     return waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -93,8 +94,11 @@ class LoadPlan:
             for gone in state.keys() - saved.keys():
                 del state[gone]
             for key, value in saved.items():
-                device = "cpu" if key == "step" else param.device
-                state[key] = laid_out(value.detach(), state.get(key, param)).to(device, copy=True)
+                if key == "step":
+                    state[key] = torch.as_tensor(value).detach().to("cpu", copy=True)
+                    continue
+                mine = laid_out(value.detach(), state.get(key, param))
+                state[key] = mine.to(param.device, copy=True)
 
 
 def check_state_dict(
@@ -163,6 +167,12 @@ def _group_problems(index: int, theirs: Mapping[str, Any], mine: Mapping[str, An
         problems.append(f"group {index} was saved without {', '.join(missing)}")
     if extra := sorted(key for key in theirs.keys() - mine.keys() if not is_label(key, theirs)):
         problems.append(f"group {index} was saved with {', '.join(extra)}, which this rule has not")
+    wrong = [key for key in (*START, "phase", "skipped", "growth") if not _is_count(theirs[key])]
+    limit, factors = theirs["limit"], theirs["factors"]
+    wrong += [] if limit is None or _is_count(limit) else ["limit"]
+    plain = isinstance(factors, Mapping) and all(map(_is_count, cast("Any", factors).values()))
+    wrong += [] if plain else ["factors"]
+    problems += [f"group {index} was saved with {key}={theirs[key]!r}" for key in wrong]
     return problems
 
 
@@ -175,13 +185,26 @@ def _entry_problems(
     if set(entry) != wanted:
         return [f"{name} was saved with buffers {sorted(entry)}, this rule has {sorted(wanted)}"]
     problems: list[str] = []
+    if not _is_count(entry["step"]):
+        problems.append(f"{name}.step was saved as {entry['step']!r}, which should be a count")
     for key, buffer in buffers.items():
-        shape = buffer.shape(param)
-        if tuple(entry[key].shape) != shape:
+        found, shape = entry[key], buffer.shape(param)
+        if not isinstance(found, Tensor):
+            problems.append(f"{name}.{key} was saved as {found!r}, which should be a tensor")
+        elif found.layout is not torch.strided or found.is_complex() > param.is_complex():
+            problems.append(f"{name}.{key} was saved as {found.layout} of {found.dtype}")
+        elif tuple(found.shape) != shape:
             problems.append(
-                f"{name}.{key} was saved with shape {tuple(entry[key].shape)}, here it has {shape}"
+                f"{name}.{key} was saved with shape {tuple(found.shape)}, here it has {shape}"
             )
     return problems
+
+
+def _is_count(step: object) -> bool:
+    """Whether it is one number, finite and not negative."""
+    if isinstance(step, Tensor):
+        return step.shape == () and not step.is_complex() and _is_count(step.item())
+    return isinstance(step, int | float) and 0 <= step < math.inf
 
 
 def check_cast(
@@ -189,7 +212,8 @@ def check_cast(
 ) -> None:
     """Refuse a state whose buffers were made before the parameter was cast to a wider dtype."""
     for key, buffer in buffers.items():
-        mine = state[key].dtype if key in state and buffer.dtype is None else param.dtype
+        found: object = None if buffer.dtype is not None else state.get(key)
+        mine = found.dtype if isinstance(found, Tensor) else param.dtype
         if mine not in HALF and torch.promote_types(mine, param.dtype) != mine:
             now, then = (str(dtype).removeprefix("torch.") for dtype in (param.dtype, mine))
             raise InputError(

@@ -118,11 +118,13 @@ def run(
     rules: Sequence[Transform],
     gradients: Sequence[Tensor],
     squares: Tensor | None,
-    count: Callable[[], Sequence[float]],
+    held: Sequence[Held],
+    count: Callable[[Sequence[Held], int], Sequence[float]],
 ) -> bool:
-    """Run a step over all of the columns, whose gradients come in the same order; `squares` are
-    their sums of squares, where somebody has taken them, and `count` counts the step. False where
-    a group or its numbers want more than its kernel does: nothing is done then."""
+    """Run a step over all of the columns, whose gradients and parameters (`held`) come in the same
+    order; `squares` are their sums of squares, where somebody has taken them, and `count` counts
+    the step. False where a group or its numbers want more than its kernel does: nothing is done
+    then. What a fault leaves where it was is not counted."""
     batches: list[Batch] = []
     rest = iter(gradients)
     measured: Mapping[str, Tensor] = {}
@@ -137,12 +139,19 @@ def run(
             return False
         mine = list(itertools.islice(rest, len(params)))
         batches.append(Batch(params, mine, column.states, numbers, measured))
-    counts = iter(count())
-    for column, batch in zip(columns, batches, strict=True):
-        own = list(itertools.islice(counts, len(batch.params)))
-        for batch.count in sorted({*own}):
-            alone = own.count(batch.count) == len(own)
-            column.kernel.run_batch(batch if alone else _some(batch, own))
+    counts = iter(count(held, 1))
+    shares = [list(itertools.islice(counts, len(batch.params))) for batch in batches]
+    moved: set[tuple[int, float]] = set()
+    try:
+        for i, (column, batch, own) in enumerate(zip(columns, batches, shares, strict=True)):
+            for batch.count in sorted({*own}):
+                alone = own.count(batch.count) == len(own)
+                column.kernel.run_batch(batch if alone else _some(batch, own))
+                moved.add((i, batch.count))
+    except BaseException:
+        still = [(i, each) not in moved for i, own in enumerate(shares) for each in own]
+        count([*itertools.compress(held, still)], -1)
+        raise
     return True
 
 

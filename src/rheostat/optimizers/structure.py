@@ -70,11 +70,13 @@ def code_of(function: Any, seen: frozenset[int] = frozenset()) -> tuple[Any, ...
     if not _is_torch(function) and is_rebound(function, (path[0] for path in _globals(code))):
         raise TypeError(_CHANGES)
     inside = seen | {id(function)}
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    closure = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    cells = {name: cell.cell_contents for name, cell in closure}
     keywords: Mapping[str, Any] = function.__kwdefaults__ or {}
-    found = [*cells, *(function.__defaults__ or ()), *keywords.values()]
+    found = [*cells.values(), *(function.__defaults__ or ()), *keywords.values()]
     if not _is_torch(function):
         found += [_at(function.__globals__, path) for path in _globals(code)]
+        found += [_at(cells, path) for path in _cells(code) if path[0] in cells]
     return code, tuple(keywords), *(_told(one, inside) for one in found)
 
 
@@ -151,21 +153,30 @@ def _names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*code.co_names, *itertools.chain(*inner)]))
 
 
-@functools.cache
 def _globals(code: CodeType) -> tuple[tuple[str, ...], ...]:
     """The names of its module that a function's code, and the code within it, reads, each with the
     attributes that are read of it at once."""
+    return _paths(code, ("LOAD_GLOBAL", "LOAD_NAME"))
+
+
+def _cells(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """The same of the variables that it closes over, and of its own that others close over."""
+    return _paths(code, ("LOAD_DEREF",))
+
+
+@functools.cache
+def _paths(code: CodeType, reads: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     paths: list[list[str]] = []
     reading = False
     for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if step.opname in reads:
             paths.append([step.argval])
             reading = True
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and reading:
             paths[-1].append(step.argval)
         elif step.opname not in ("CACHE", "EXTENDED_ARG"):
             reading = False
-    inner = [_globals(one) for one in code.co_consts if isinstance(one, CodeType)]
+    inner = [_paths(one, reads) for one in code.co_consts if isinstance(one, CodeType)]
     return tuple(dict.fromkeys([*map(tuple, paths), *itertools.chain(*inner)]))
 
 

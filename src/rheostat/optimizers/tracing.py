@@ -254,10 +254,17 @@ def _graph_of(
             raise
         except Exception:  # noqa: BLE001  (it asks for a value, or fails, which its eager run tells)
             return None
+    if any(map(_draws, graph.graph.nodes)):
+        return None
     assert trace is not None
     main, prologue = _split(graph, 2 + len(own))
     double = functools.partial(graph_of, rule, verb, tuple(measured), like, torch.float64)
     return Traced(main, trace.scalars, prologue, tuple(measured), _double=double)
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether it draws from torch's generators, of which a compiled rule has others."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _split(whole: fx.GraphModule, tensors: int) -> tuple[fx.GraphModule, fx.GraphModule]:
