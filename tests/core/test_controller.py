@@ -130,7 +130,7 @@ def test_switches_groups_and_keys_of_numpy_are_plain_ones_too() -> None:
     assert json.loads(json.dumps(gone_back.written())) == gone_back.written()
 
 
-@pytest.mark.parametrize("before", [math.inf, math.nan, 10**400, -1, 0.5])
+@pytest.mark.parametrize("before", [math.inf, math.nan, pytest.param(10**400, id="huge"), -1, 0.5])
 def test_what_does_not_count_is_told(before: Any) -> None:
     with pytest.raises(InputError, match=r"^c returned RollBack.*: before=.* should be a"):
         _controller(RollBack(reason="r", before=before)).asked(Now(1, True, 1.0), {})
@@ -139,7 +139,7 @@ def test_what_does_not_count_is_told(before: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"factor": 10**400}, r"factor=1000*\.* should be a number"),
+        ({"factor": 10**400}, r"factor=10+ should be a number"),
         ({"factor": "0.5"}, "factor='0.5' should be a number"),
         ({"factor": None}, "factor=None should be a number"),
         ({"factor": torch.ones(2)}, r"factor=tensor.* should be a number"),
