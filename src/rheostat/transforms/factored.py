@@ -20,10 +20,6 @@ NonPositive: TypeAlias = Annotated[float, at.Le(0)]
 AtLeastOne: TypeAlias = Annotated[float, at.Ge(1)]
 
 
-def _rms(u: Tensor) -> Tensor:
-    return norm(u) / max(u.numel(), 1) ** 0.5
-
-
 @register("transform", "step_by_adafactor")
 def step_by_adafactor(
     lr: NonNegative = 1e-2,
@@ -61,8 +57,9 @@ def step_by_adafactor(
         """v: a tensor of its own."""
         if u.ndim <= 1:
             return state["variance"].lerp_(u.square(), new).clone()
-        rows = state["row_var"].lerp_(u.square().mean(-1, keepdim=True), new)
-        columns = state["col_var"].lerp_(u.square().mean(-2, keepdim=True), new)
+        square = u.square()
+        rows = state["row_var"].lerp_(square.mean(-1, keepdim=True), new)
+        columns = state["col_var"].lerp_(square.mean(-2, keepdim=True), new)
         return (rows @ columns).div_(rows.mean(-2, keepdim=True).clamp_(min=floor))
 
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
@@ -71,9 +68,10 @@ def step_by_adafactor(
         floor = torch.finfo(param.dtype).eps if eps[0] is None else eps[0]
         square = estimate(u, state, hyper.step**hyper.beta2_decay, floor)
         direction = square.clamp_(min=floor * floor).rsqrt_().mul_(u)
-        size = smaller(hyper.lr, hyper.step**-0.5) * _rms(param).clamp(min=eps[1])
-        size = size / (_rms(direction) / hyper.d).clamp(min=1.0)
-        return direction.mul_(size) + hyper.lr * hyper.weight_decay * param
+        root = u.numel() ** 0.5
+        size = (norm(param) / root).clamp_(min=eps[1]) * smaller(hyper.lr, hyper.step**-0.5)
+        size /= (norm(direction) / (root * hyper.d)).clamp_(min=1.0)
+        return direction.mul_(size).add_(hyper.lr * hyper.weight_decay * param)
 
     return Transform(
         update,

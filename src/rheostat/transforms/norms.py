@@ -10,7 +10,7 @@ from torch import Tensor
 
 def norm(u: Tensor) -> Tensor:
     """‖u‖₂ of all elements: 0-dim, float64, summed in u's own precision (halves in float32)."""
-    return cast("Tensor", _whole(u).norm()).double()
+    return torch.linalg.vector_norm(_whole(u)).double()
 
 
 def unit_norm(u: Tensor, dim: int | None = 0) -> Tensor:
