@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,15 @@ def test_a_crash_loop_is_noticed(tmp_path: Path) -> None:
         _attach(tmp_path)
 
 
+@pytest.fixture
+def _interruptible() -> Generator[None]:
+    """A shell lets what it runs in the background ignore the interrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_lets_the_step_finish_saves_and_leaves(
     tmp_path: Path, number: signal.Signals, code: int
