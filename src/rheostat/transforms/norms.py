@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+_vector_norm: Any = torch.linalg.vector_norm
+
 
 def norm(u: Tensor) -> Tensor:
     """‖u‖₂ of all elements: 0-dim, float64, summed in u's own precision (halves in float32)."""
-    return torch.linalg.vector_norm(_whole(u)).double()
+    return _vector_norm(_whole(u)).double()
 
 
 def unit_norm(u: Tensor, dim: int | None = 0) -> Tensor:
