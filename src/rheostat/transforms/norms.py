@@ -7,12 +7,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-_vector_norm: Any = torch.linalg.vector_norm
+_linalg: Any = torch.linalg
 
 
 def norm(u: Tensor) -> Tensor:
     """‖u‖₂ of all elements: 0-dim, float64, summed in u's own precision (halves in float32)."""
-    return _vector_norm(_whole(u)).double()
+    return _linalg.vector_norm(_whole(u)).double()
 
 
 def unit_norm(u: Tensor, dim: int | None = 0) -> Tensor:
