@@ -646,11 +646,98 @@ def test_a_step_without_a_loss_is_refused_where_a_regime_judges_by_it() -> None:
     rs.attach({"optimizer": "sgd", "lr": 0.1}, net, signals=["gradient_norm"]).step()
 
 
-def test_a_second_look_that_gives_no_loss_is_said_and_training_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(1.0, "1.0"), (torch.ones(4, 1, requires_grad=True), r"a tensor of shape \(4, 1\)")],
+)
+def test_a_second_look_that_gives_no_loss_is_said_and_training_goes_on(
+    tmp_path: Path, given: Any, said: str
+) -> None:
     recipe = {"optimizer": "adamw", "lr": 1e-2, "safeguards": {**CARE, "on_time": False}}
-    with pytest.warns(UserWarning, match=r"loss_of\(\d+\) gave 1.0; should give a loss"):
-        run = train(recipe, tmp_path, steps=170, loss_of=lambda _: 1.0)
+    with pytest.warns(UserWarning, match=rf"loss_of\(\d+\) gave {said}; should give one number"):
+        run = train(recipe, tmp_path, steps=170, loss_of=lambda _: given)
     assert run.batches == 170
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_bad_batch_that_no_sampler_can_leave_out_is_told_and_training_goes_on(
+    tmp_path: Path, accumulate: int
+) -> None:
+    model = nn.Linear(8, 1)
+    # Of the batches that make an update it is the one in the middle, of twelve updates.
+    bad = {450 + accumulate * k + accumulate // 2 for k in range(12)}
+
+    def loss_of(number: int) -> Tensor:
+        draw = torch.Generator().manual_seed(number)
+        x, noise = torch.randn(16, 8, generator=draw), torch.randn(16, 1, generator=draw)
+        y = (x.sum(1, keepdim=True) + noise) * (100 if number in bad else 1)
+        return (model(x) - y).square().mean()
+
+    care = {"every": 50, "survive": 20}
+    recipe = {"optimizer": "sgd", "lr": 0.05, "accumulate": accumulate, "safeguards": care}
+    with rs.attach(recipe, model, directory=tmp_path, loss_of=loss_of) as run:
+        for number in range(520):
+            loss = loss_of(number)
+            loss.backward()
+            run.step(loss)
+            run.optimizer.zero_grad()
+    events = [e.fields for e in RunRecord.read(tmp_path).events if e.kind == "decision"]
+    looks = [e for e in events if "position" in e["evidence"]]
+    blamed = {e["evidence"]["position"] for e in looks if "the data" in e["reason"]}
+    assert blamed
+    assert blamed <= bad
+    assert {e["evidence"]["position"] for e in looks} - bad if accumulate == 3 else True
+    told = [e for e in looks if e["evidence"]["position"] in blamed]
+    assert {e["verdict"] for e in told} == {"refused"}
+    assert all("this loop cannot leave a batch out" in e["reason"] for e in told)
+    assert all(("together" in e["reason"]) == (accumulate == 3) for e in looks)
+
+
+def test_what_was_refused_until_the_end_is_counted(tmp_path: Path) -> None:
+    """The first refusal is told at once, the others with how many they were."""
+
+    @register("controller", "nags", version=1)
+    def nags() -> Controller:
+        """Asks for too much, always."""
+        more = Scale(hyperparameter="lr", factor=1.5, reason="more")
+        return Controller(lambda now, memory: more, acts_on=("lr",))
+
+    assert nags is not None
+    regime = {"controllers": ["nags"], "terms": {"bounds": {"ceiling": 1.0}}}
+    quiet({"optimizer": "adamw", "lr": 1e-2, "regime": regime}, tmp_path, steps=90)
+    (account,) = {one.number: one for one in decisions(RunRecord.read(tmp_path))}.values()
+    assert (account.verdict, account.times) == ("refused", 90)
+
+
+def test_gradients_of_a_group_that_came_later_are_seen(tmp_path: Path) -> None:
+    first, second = nn.Linear(4, 1), nn.Linear(4, 1)
+    recipe = {"optimizer": "adamw", "lr": 0.01}
+    run = rs.attach(recipe, first, directory=tmp_path, signals=["gradient_norm"])
+    for k in range(3):
+        if k == 1:
+            run.optimizer.add_param_group({"params": [*second.named_parameters("second")]})
+        run.optimizer.zero_grad()
+        loss = (first(torch.ones(2, 4)) + 10 * second(torch.ones(2, 4))).square().mean()
+        loss.backward()
+        seen = [*first.parameters(), *(second.parameters() if k else ())]
+        expected = torch.nn.utils.get_total_norm([cast("Tensor", p.grad) for p in seen])
+        run.step(loss)
+        assert run.signals["gradient_norm"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_dry_run_has_not_gone_back(tmp_path: Path) -> None:
+    recipe = {
+        "optimizer": "adamw",
+        "lr": 1e-2,
+        "regime": {"controllers": [], "dry_run": True},
+        "safeguards": {**CARE, "on_time": False},
+    }
+    train(recipe, tmp_path, steps=170, poison=range(150, 156), spike=range(0))
+    record = RunRecord.read(tmp_path)
+    told = decisions(record)
+    assert any(one.done and one.done["kind"] == "roll_back" for one in told)
+    assert {one.segment for one in told} == {0}
+    assert {*record.series["segment"]} == {0.0}
 
 
 def test_a_run_that_has_nothing_to_go_back_to_says_that_it_should_end(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.references.hands import Paper
@@ -25,10 +25,12 @@ from rheostat.core.controller import (
 from rheostat.core.errors import InputError
 from rheostat.regimes.account import Account
 from rheostat.regimes.grants import Terms
-from rheostat.regimes.knobs import Bounds
+from rheostat.regimes.knobs import Bounds, Knobs
 from rheostat.regimes.regime import Regime
 from rheostat.regimes.robust import Line
+from rheostat.regimes.safeguard import Care
 from rheostat.regimes.trial import Trial
+from rheostat.signals.monitor import Monitor
 
 
 def test_a_small_change_is_smoothed_and_arrives() -> None:
@@ -389,3 +391,87 @@ def test_numbers_that_count_are_whole(wrong: Decision, said: str) -> None:
     regime = Regime([scripted("c", {3: wrong})])
     with pytest.raises(InputError, match=said):
         drive(regime, Paper(blend=0.1), 5)
+
+
+def test_a_trial_is_void_where_the_schedule_begins_again() -> None:
+    hands = Paper(lr=0.1)
+    regime = Regime([scripted("c", {120: scale(0.25)})])
+    accounts = drive(regime, hands, 125)
+    hands.plan["lr"][0] = 1.0  # and the loss is another
+    accounts += drive(regime, hands, 60, lambda step: 10 * flat(step))
+    undone = next(a for a in accounts if a.verdict == "undone")
+    assert "the schedule began again before it was measured" in undone.reason
+    assert undone.evidence == {}
+    assert hands.factor() == 1.0
+    assert regime.arbiter.state_dict()["failed"] == {}, "it is no failure"
+
+
+def test_where_a_brake_ends_a_trial_the_account_tells_where_it_leads() -> None:
+    hands = Paper(lr=0.1)
+    brake = scripted("b", {105: scale(0.5)}, priority=100)
+    accounts = drive(Regime([scripted("a", {100: scale(0.25)}), brake]), hands, 400)
+    told = next(a for a in accounts if a.who == "b")
+    assert told.after == pytest.approx(0.05)
+    assert hands.factor() == pytest.approx(0.5)
+
+
+def test_a_way_back_that_is_refused_leaves_a_trial_alone() -> None:
+    class Stuck(Paper):
+        def roll_back(self, slot: int) -> None:
+            raise InputError("this loop cannot go back")
+
+    hands = Stuck(lr=0.1)
+    back = scripted("b", {105: RollBack(reason="r")}, priority=100)
+    regime = Regime([scripted("a", {100: scale(0.25)}), back], care=Care(every=10, survive=10))
+    accounts = drive(regime, hands, 110)
+    assert regime.arbiter.trial is not None
+    refused = next(a for a in accounts if a.who == "b")
+    assert refused.reason.startswith("this loop cannot go back")
+
+
+def test_a_turn_begins_where_the_factor_can_be() -> None:
+    """What two have asked for in all is beyond the bound, once a third one's part is gone."""
+    knobs, hands = Knobs(Bounds(ceiling=2.0, rate=8.0, smoothing=1.0, ease=8.0)), Paper(lr=0.1)
+    knobs.turn("a", "lr", None, 1.0)
+    knobs.turn("c", "lr", None, -2.0)
+    knobs.turn("b", "lr", None, 1.0)
+    knobs.ease("c")
+    knobs.advance(hands)
+    assert hands.factor() == 2.0
+    assert knobs.room("lr", None, -1.0) == -1.0
+    knobs.turn("b", "lr", None, -1.0)
+    knobs.advance(hands)
+    assert hands.factor() == 1.0
+
+
+def test_controllers_without_a_name_are_told_apart() -> None:
+    seen: list[str] = []
+
+    def says(what: str) -> Controller:
+        return Controller(lambda now, memory: seen.append(what))
+
+    regime = Regime([says("first"), says("second")])
+    regime.after(Now(1, True, 1.0), Paper())
+    assert seen == ["first", "second"]
+    assert [*regime.controllers] == ["a controller", "a controller 2"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Regime(cast("Any", ["plateau"])), "'plateau' is no controller; in a recipe"),
+        (lambda: Regime(cast("Any", scripted("c", {}))), "stands alone; give a list"),
+        (lambda: Regime([]).load_state_dict({}), "no state of a regime: it lacks actuator, arb"),
+        (lambda: Monitor([], lag=-1), "lag=-1: should be a number of steps from 0 on"),
+        (lambda: _account(done={"kind": "ease", "foo": 1}).act, "this is no act of a regime"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def _account(**fields: Any) -> Account:
+    about: dict[str, Any] = {"number": 0, "at": 1, "step": 1, "segment": 0, "who": "c"}
+    return Account(**about, verdict="accepted", reason="r", **fields)

@@ -479,3 +479,58 @@ def test_products_are_taken_once_for_all_signals() -> None:
 def test_what_a_signal_needs_is_measured_too() -> None:
     monitor = Monitor(["train_validation_gap"])
     assert [*monitor.signals] == ["loss_slow", "train_validation_gap"]
+
+
+@pytest.mark.parametrize("per", ["all", "group", "parameter"])
+def test_a_group_that_came_later_is_measured(per: Any) -> None:
+    first, second = _net(), nn.Linear(6, 1)
+    optimizer = torch.optim.AdamW(first.parameters(), lr=0.01)
+    monitor = Monitor(["gradient_norm", "loss_fast"], None, optimizer, per=per)
+    values: Any = {}
+    for k in range(4):
+        if k == 2:
+            optimizer.add_param_group({"params": [*second.parameters()]})
+        optimizer.zero_grad()
+        loss = (first(torch.ones(2, 6)) + second(torch.ones(2, 6))).square().mean()
+        loss.backward()
+        monitor.before_step()
+        optimizer.step()
+        values = monitor.after_step(loss)
+    own, other = (_gradient_norm(net) for net in (second, first))
+    assert values["gradient_norm"] == pytest.approx(math.hypot(own, other), rel=1e-5)
+    if per == "group":
+        assert values["gradient_norm[1]"] == pytest.approx(own, rel=1e-5)
+
+
+def _gradient_norm(net: nn.Module) -> float:
+    return torch.nn.utils.get_total_norm(
+        [p.grad for p in net.parameters() if p.grad is not None]
+    ).item()
+
+
+def test_gradients_that_are_negated_or_conjugated_in_name_only() -> None:
+    """As autograd gives them for complex numbers."""
+    param = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+    optimizer = torch.optim.SGD([param], lr=0.1)
+    monitor = Monitor(["gradient_norm"], None, optimizer)
+    (param.conj() * torch.full((4,), 3 + 4j)).real.sum().backward()
+    assert param.grad is not None
+    assert param.grad.is_conj()
+    monitor.before_step()
+    optimizer.step()
+    assert monitor.after_step(1.0)["gradient_norm"] == pytest.approx(10.0)
+
+    real = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([real], lr=0.1)
+    monitor = Monitor(["gradient_cosine"], None, optimizer)
+    for gradient in (
+        torch.full((1,), 2.0),
+        torch.complex(*torch.tensor([[0.0], [-2.0]])).conj().imag,
+    ):
+        real.grad = gradient
+        monitor.before_step()
+        optimizer.step()
+        values = monitor.after_step(1.0)
+    assert real.grad is not None
+    assert real.grad.is_neg()
+    assert values["gradient_cosine"] == pytest.approx(1.0)

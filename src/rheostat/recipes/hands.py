@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -138,9 +138,11 @@ class RunHands(Unable):
 
     # -- batches --------------------------------------------------------------------------------
 
-    def position(self) -> int:
-        """The batch of the step that was made last."""
-        return self.progress.batches - 1
+    def positions(self) -> Sequence[int]:
+        """The batches of the step that was made last."""
+        optimizer, end = self._bundle.optimizer, self.progress.batches
+        count = 1 if isinstance(optimizer, Followed) else optimizer.options.averaged
+        return range(max(0, end - count), end)
 
     def examine(self, position: int) -> tuple[float, float] | None:
         """By `loss_of`; buffers, gradients and generators are put back.
@@ -155,10 +157,12 @@ class RunHands(Unable):
         try:
             with torch.enable_grad():
                 loss = self._loss_of(position)
-                if not (isinstance(cast("object", loss), Tensor) and loss.requires_grad):
+                tensor = isinstance(cast("object", loss), Tensor)
+                if not (tensor and loss.requires_grad and loss.numel() == 1):
+                    what = f"a tensor of shape {tuple(loss.shape)}" if tensor else repr(loss)
                     warnings.warn(
-                        f"loss_of({position}) gave {loss!r}; should give a loss that can be "
-                        "differentiated: the batch is not looked at again",
+                        f"loss_of({position}) gave {what}; should give one number that can "
+                        "be differentiated: the batch is not looked at again",
                         stacklevel=2,
                     )
                     return None

@@ -193,10 +193,15 @@ class Oversight:
             self.hands.learnt_batch()
         return found
 
+    def finish(self) -> list[Account]:
+        """What the regime still has to tell when the run ends."""
+        return [] if self.regime is None else self.regime.finish()
+
     def _series(self, values: Mapping[str, float]) -> dict[str, float]:
         series = {name: values.get(name, math.nan) for name in self.monitor.values}
         if self.regime is not None:
-            series["segment"] = float(self.regime.actuator.segment)
+            back = 0 if self.regime.dry_run else self.regime.actuator.segment
+            series["segment"] = float(back)
             series["update"] = float(self._loop.param_groups[0]["updates"])
         return series
 

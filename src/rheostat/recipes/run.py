@@ -298,6 +298,7 @@ class Run(Planned):
             raise InputError(
                 "finish: about: the key 'seconds' is the record's own; give yours another"
             )
+        self._tell_rest()
         if self._writer is not None:
             seconds = time.perf_counter() - self._started
             weights = fingerprint(self._bundle.model.state_dict())
@@ -319,11 +320,17 @@ class Run(Planned):
         self._closed = True
         self._loop.plan.listener = self._loop.plan.begun = None
         try:
+            self._tell_rest()
             if self._saver is not None:
                 self._saver.close(well)
         finally:
             if self._writer is not None:
                 self._writer.close()
+
+    def _tell_rest(self) -> None:
+        """Record what the regime has still to say, once."""
+        if self._oversight is not None and self._recorder is not None:
+            self._recorder.decided(self.batches - 1, self._oversight.finish())
 
     def __enter__(self) -> Run:
         return self

@@ -133,4 +133,7 @@ class Account:
         own = _OWN.get(self.done["kind"])
         if own is None:
             return controller.read(self.done)
-        return own(**{key: value for key, value in self.done.items() if key != "kind"})
+        try:
+            return own(**{key: value for key, value in self.done.items() if key != "kind"})
+        except TypeError as error:
+            raise InputError(f"this is no act of a regime: {error}") from None

@@ -76,11 +76,14 @@ class Arbiter:
         left = self.left if asked.pays else math.inf
         done, less = granted(asked.decision, self.terms, left, self.actuator, at, hands)
         line = self._forecast(asked, done)
+        if self.trial is not None and asked.subject == self.trial.hyperparameter:
+            self.void(f"{asked.who} had to act before it was measured", at, hands)
         values = self._values(done, hands)
-        self._give_way(asked, at, hands)
         if isinstance(done, Limit) and done.norm == math.inf and self.actuator.limit < math.inf:
             self._failed.pop(_LIMITS, None)
         self.actuator.carry_out(asked.who, done, at, hands)
+        if asked.subject == "roll_back":  # it may have been refused until here
+            self.void(f"{asked.who} had to act before it was measured", at, hands)
         self.spent += cost(done) if asked.pays else 0.0
         self._held[asked.subject] = (at, asked.priority)
         number = self.book.tell(
@@ -136,10 +139,10 @@ class Arbiter:
             raise Refused("there are too few losses to judge a trial by")
         return line
 
-    def _give_way(self, asked: Asked, at: int, hands: Hands) -> None:
-        """End a trial that an urgent decision, or one about everything, makes void."""
-        if self.trial is not None and asked.subject in (self.trial.hyperparameter, "roll_back"):
-            self._undo(self.trial, f"{asked.who} had to act before it was measured", {}, at, hands)
+    def void(self, why: str, at: int, hands: Hands) -> None:
+        """End a trial that is under way, without a judgement."""
+        if self.trial is not None:
+            self._undo(self.trial, why, {}, at, hands)
 
     def _values(self, act: Decision | Ease, hands: Hands) -> tuple[float, float] | None:
         """The value of a hyperparameter now, and where the act leads."""
@@ -222,11 +225,13 @@ class Arbiter:
 
     def _stand_down(self, at: int, hands: Hands) -> None:
         self.stood_down = True
-        if self.trial is not None:
-            self._undo(self.trial, "the budget is spent", {}, at, hands)
+        self.void("the budget is spent", at, hands)
         if self.actuator.limit < math.inf:
             self._act(ARBITER, Limit(norm=math.inf, reason="the budget is spent"), at, hands)
-        why = f"the budget of {self.terms.budget:g} octaves is spent: back to the plan, gradually"
+        why = (
+            f"the budget of {self.terms.budget:g} octaves is spent: factors go back to the plan, "
+            "gradually; what grew or moved stays"
+        )
         self.take_back(None, why, at, hands)
 
     def _act(self, who: str, act: Decision | Ease, at: int, hands: Hands) -> None:

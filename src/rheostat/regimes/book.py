@@ -30,7 +30,8 @@ class Book:
 
     def begin(self, at: int, step: int, segment: int, before: float) -> None:
         """A step begins; `before` is the median of the losses up to it."""
-        self._now = {"at": at, "step": step, "segment": segment}
+        # A dry run has not gone back.
+        self._now = {"at": at, "step": step, "segment": 0 if self.dry else segment}
         self._before = before
 
     def add(self, applied: bool, loss: float) -> None:
@@ -91,8 +92,14 @@ class Book:
 
     def _end_streak(self, who: str) -> None:
         last = self._refused.pop(who, None)
-        if last is not None and last.times % _TOLD > 1:
+        if last is not None and last.times > 1 and last.times % _TOLD:
             self._written.append(last)
+
+    def finish(self) -> list[Account]:
+        """How often was refused what was refused until the end of a run."""
+        for who in [*self._refused]:
+            self._end_streak(who)
+        return self.take()
 
     def take(self) -> list[Account]:
         """What was written since the last time, and what has its outcome now."""

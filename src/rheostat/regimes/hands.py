@@ -10,7 +10,7 @@ regime records the decision as refused, with that sentence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol
 
 from rheostat.core.errors import InputError
@@ -74,8 +74,9 @@ class Hands(Protocol):
         has undone where `late` is 0, else by so many that were left out."""
         ...
 
-    def position(self) -> int:
-        """The number of the batch that the step just made has used."""
+    def positions(self) -> Sequence[int]:
+        """The numbers of the batches whose gradients the step just made has averaged: one, or as
+        many as were accumulated."""
         ...
 
     def examine(self, position: int) -> tuple[float, float] | None:
@@ -146,9 +147,9 @@ class Unable:
     def catch_up(self, late: int) -> None:
         """Not done: a loop has schedules, or has none."""
 
-    def position(self) -> int:
-        """0."""
-        return 0
+    def positions(self) -> Sequence[int]:
+        """0 alone."""
+        return (0,)
 
     def examine(self, position: int) -> tuple[float, float] | None:
         """None."""
@@ -172,7 +173,7 @@ class Idle:
     def __init__(self, hands: Hands) -> None:
         self.planned = hands.planned
         self.check_share = hands.check_share
-        self.position = hands.position
+        self.positions = hands.positions
         self.weights_are_finite = hands.weights_are_finite
 
     def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:

@@ -81,12 +81,14 @@ class Knobs:
     # -- what is asked for ----------------------------------------------------------------------
 
     def turn(self, who: str, hyperparameter: str, group: int | None, octaves: float) -> None:
-        """Add to somebody's part."""
+        """Add to somebody's part. What the parts are in all beyond a bound, since another's is
+        gone, goes with it: a turn begins where the factor can be."""
         part = self._part(who, hyperparameter, group)
         if part is None:
             part = Part(who, hyperparameter, group, 0.0)
             self._parts.append(part)
-        part.octaves += octaves
+        total = self._total(hyperparameter, group)
+        part.octaves += octaves + self.bounds.clamp(hyperparameter, total) - total
         part.easing = False
         self._present.setdefault(hyperparameter, {})
         self._tidy()
@@ -130,13 +132,15 @@ class Knobs:
     def goal(self, hyperparameter: str, group: int | None, *, eased: bool = False) -> float:
         """Where a group's factor is going, in octaves; None is any without a part of its own.
         `eased`: once the parts that are being taken back are gone."""
-        total = math.fsum(
+        return self.bounds.clamp(hyperparameter, self._total(hyperparameter, group, eased=eased))
+
+    def _total(self, hyperparameter: str, group: int | None, *, eased: bool = False) -> float:
+        return math.fsum(
             part.octaves
             for part in self._parts
             if part.hyperparameter == hyperparameter and part.group in (None, group)
             if not (eased and part.easing)
         )
-        return self.bounds.clamp(hyperparameter, total)
 
     # -- where it is ----------------------------------------------------------------------------
 

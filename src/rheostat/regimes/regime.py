@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from rheostat.core.controller import Controller, Now
 from rheostat.core.errors import InputError
@@ -35,7 +35,7 @@ class Regime:
         dry_run: decide and write accounts, change nothing. Factors are then those that would be.
 
     Raises:
-        InputError: a controller that is called as the arbiter or the safeguard is.
+        InputError: what is no controller, one that is called as the arbiter or the safeguard is.
     """
 
     def __init__(
@@ -90,11 +90,13 @@ class Regime:
         if self.dry_run:
             hands = Idle(hands)
         self.at += 1
-        self._notice_new_beginning(hands)
+        new = self._notice_new_beginning(hands)
         self.course.add(now.applied, now.loss)
         self.book.add(now.applied, now.loss)
         before = self.course.median(self.terms.window)
         self.book.begin(self.at, now.step, self.actuator.segment, before)
+        if new:
+            self.arbiter.void("the schedule began again before it was measured", self.at, hands)
         requests = self.safeguard.watch(now, self.at, hands) if self.safeguard else []
         harm = self.arbiter.follow(now, self.at, hands)
         if self.safeguard and harm is not None:
@@ -137,11 +139,13 @@ class Regime:
                 why = f"{name} has missed its signals ({needs}) for {steps} steps: back to the plan"
                 self.arbiter.take_back(name, why, self.at, hands)
 
-    def _notice_new_beginning(self, hands: Hands) -> None:
+    def _notice_new_beginning(self, hands: Hands) -> bool:
         planned = next(iter(hands.planned("lr").values()), math.nan)
-        if planned > _JUMP * self._planned_lr:
+        new = planned > _JUMP * self._planned_lr
+        if new:
             self.course.forget()
         self._planned_lr = planned
+        return new
 
     def _begin_again(self, step: int, hands: Hands) -> None:
         self.book.begin(self.at, step, self.actuator.segment, math.nan)
@@ -150,6 +154,10 @@ class Regime:
             self.arbiter.hear(smaller, self.at, hands)
         self.course.put_back()
         self._planned_lr = math.nan
+
+    def finish(self) -> list[Account]:
+        """What is still to be told when a run ends."""
+        return self.book.finish()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next decision depends on, as plain values, of its own."""
@@ -169,8 +177,10 @@ class Regime:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another regime of the same controllers was.
 
-        Raises InputError for the state of other controllers.
+        Raises InputError for the state of other controllers, or what is none.
         """
+        if lacking := self.state_dict().keys() - state.keys():
+            raise InputError(f"this is no state of a regime: it lacks {', '.join(sorted(lacking))}")
         mine, theirs = list(self.controllers), list(state["memories"])
         if mine != theirs or (state["safeguard"] is None) != (self.safeguard is None):
             raise InputError(
@@ -191,10 +201,19 @@ class Regime:
 def _names(controllers: Sequence[Controller]) -> list[str]:
     """A name for each: that of its component, with a number where it comes again."""
     names: list[str] = []
+    bases: list[str] = []
+    if isinstance(cast("object", controllers), Controller):
+        raise InputError(f"regime: {controllers!r} stands alone; give a list of controllers")
     for one in controllers:
+        if not isinstance(cast("object", one), Controller):
+            raise InputError(
+                f"regime: {one!r} is no controller; in a recipe a name is one, here what "
+                "component(name, 'controller').factory() gives"
+            )
         name = one.name.partition("@")[0]
         if name in ("arbiter", "safeguard"):
             raise InputError(f"regime: a controller cannot be called {name!r}; choose another name")
-        count = sum(other.partition(" ")[0] == name for other in names)
-        names.append(f"{name} {count + 1}" if count else name)
+        bases.append(name)
+        count = bases.count(name)
+        names.append(f"{name} {count}" if count > 1 else name)
     return names

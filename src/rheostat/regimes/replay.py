@@ -68,6 +68,10 @@ class Replay:
             return replace(account, verdict="refused", done=None, reason=why, outcome=None)
         return account
 
+    def finish(self) -> list[Account]:
+        """Nothing is left to tell when a run ends."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """Where it is, as plain values."""
         return copy.deepcopy({"at": self.at, "actuator": self.actuator.state_dict()})

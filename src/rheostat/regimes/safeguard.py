@@ -21,7 +21,7 @@ import annotated_types as at
 from rheostat.core.controller import Now, RollBack, Scale, Stop
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, Positive, Steps, check_arguments
-from rheostat.regimes.account import SAFEGUARD, Ease, LeaveOut, Wait
+from rheostat.regimes.account import SAFEGUARD, Ease, LeaveOut, Verdict, Wait
 from rheostat.regimes.actuator import Actuator
 from rheostat.regimes.book import Book
 from rheostat.regimes.course import Course
@@ -111,8 +111,9 @@ class Safeguard:
         """Updates left out in a row because their losses or gradients were not finite."""
         self._learnt = True
         """Whether an update was applied since the last roll back."""
-        self._batches: list[tuple[int, int, float, float]] = []
-        """When, which, its loss and its gradient's norm."""
+        self._batches: list[tuple[int, list[int], float, float]] = []
+        """When, which (several where gradients are accumulated), their mean loss and the norm of
+        their gradient."""
         self._back_at = -1
         """When the run was rolled back last; -1 where nothing is left of that."""
         self._waiting: dict[str, Any] | None = None
@@ -142,8 +143,8 @@ class Safeguard:
             self.actuator.ring.drop_candidate()
         elif now.applied and math.isfinite(now.loss):
             self._keep_states(at, hands, sound=lost <= _SOUND)
-        batch = (at, hands.position(), now.loss, now["gradient_norm"])
-        self._batches = [*self._batches[-(_WATCHED - 1) :], batch]
+        batches = (at, [*hands.positions()], now.loss, now["gradient_norm"])
+        self._batches = [*self._batches[-(_WATCHED - 1) :], batches]
         if self._back_at >= 0 and at - self._back_at >= self.care.hold:
             self._return_gradually(f"{self.care.hold} steps since the roll back", at, hands)
         return self._broken(now, at, above if above > high else 0.0, lost, hands)
@@ -199,8 +200,9 @@ class Safeguard:
         """Look again at the batches that stood out, and ask for a smaller learning rate."""
         unseen = [
             str(position)
-            for position, loss, norm in self._suspects()
-            if not self._look_again(position, loss, norm, at, hands)
+            for positions, loss, norm in self._suspects()
+            for position in positions
+            if not self._look_again(position, _said(positions, loss, norm), at, hands)
         ]
         if unseen:
             said = (
@@ -225,11 +227,11 @@ class Safeguard:
         smaller = Scale(hyperparameter="lr", factor=self.care.backoff, reason=why)
         return [Asked(SAFEGUARD, _PRIORITY, smaller)]
 
-    def _suspects(self) -> list[tuple[int, float, float]]:
+    def _suspects(self) -> list[tuple[list[int], float, float]]:
         """The batches that stand out most by loss or by gradient, worst first."""
         found = [
-            (score, position, loss, norm)
-            for _, position, loss, norm in self._batches
+            (score, positions, loss, norm)
+            for _, positions, loss, norm in self._batches
             if (score := self._stands_out(loss, norm)) > self.care.z
         ]
         found.sort(key=lambda one: -one[0])
@@ -245,25 +247,27 @@ class Safeguard:
         scores = [z_score(value, of) for value, of in ((loss, losses), (norm, norms)) if of]
         return max((score for score in scores if not math.isnan(score)), default=0.0)
 
-    def _look_again(self, position: int, loss: float, norm: float, at: int, hands: Hands) -> bool:
+    def _look_again(self, position: int, said: str, at: int, hands: Hands) -> bool:
         """Whether it could be looked at; what became of it is in the book."""
         again = hands.examine(position)
         if again is None:
             return False
-        said = f"batch {position} had loss {loss:.4g}, gradient {norm:.4g}"
         bad = self._stands_out(*again) > self.care.z
         why = (
-            f"{said}; with the good weights {again[0]:.4g} and {again[1]:.4g}: "
-            f"{'the data' if bad else 'luck'}"
+            f"{said}; with the good weights batch {position} has {again[0]:.4g} and "
+            f"{again[1]:.4g}: {'the data' if bad else 'luck'}"
         )
         act = None
+        verdict: Verdict = "accepted"
         if bad and self.care.bad_batches == "skip":
             act = LeaveOut(position=position, reason=f"{why}; left out from now on")
-            self.actuator.carry_out(SAFEGUARD, act, at, hands)
+            try:
+                self.actuator.carry_out(SAFEGUARD, act, at, hands)
+                why = act.reason
+            except InputError as cannot:
+                act, verdict, why = None, "refused", f"{why}; {cannot}"
         numbers = {"position": float(position), "loss": again[0], "gradient_norm": again[1]}
-        self.book.tell(
-            SAFEGUARD, "accepted", act.reason if act else why, done=act, evidence=numbers
-        )
+        self.book.tell(SAFEGUARD, verdict, why, done=act, evidence=numbers)
         return True
 
     def _begin_anew(self, at: int, hands: Hands) -> None:
@@ -349,3 +353,10 @@ class Safeguard:
         self._batches = [(at, which, loss, norm) for at, which, loss, norm in state["batches"]]
         self._back_at = state["back_at"]
         self._waiting = state.get("waiting")
+
+
+def _said(positions: list[int], loss: float, norm: float) -> str:
+    """What batches showed when they were trained on."""
+    first, last = positions[0], positions[-1]
+    which = f"batch {first}" if first == last else f"batches {first} to {last} together"
+    return f"{which} had loss {loss:.4g}, gradient {norm:.4g}"

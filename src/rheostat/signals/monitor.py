@@ -71,6 +71,8 @@ class Monitor:
         per: Per = "all",
         lag: int | None = None,
     ) -> None:
+        if lag is not None and lag < 0:
+            raise InputError(f"lag={lag!r}: should be a number of steps from 0 on")
         if per not in ("all", "group", "parameter"):
             raise InputError(f"per={per!r}: should be 'all', 'group' or 'parameter'")
         self.signals: Mapping[str, Signal] = named(signals)
@@ -127,13 +129,20 @@ class Monitor:
         return {"": sum(compress(sizes.values(), self._summed)), **sizes}
 
     def _notice_freezing(self) -> None:
-        """Look at others where some were frozen or thawed; nothing is known of their past."""
-        if self._observed is None or self._observed.trained == self._trained:
+        """Look at others where some were frozen or thawed, or a param group came; nothing is known
+        of their past."""
+        seen = self._observed
+        if seen is None or (seen.trained == self._trained and not seen.grown):
             return
+        if seen.grown:
+            seen.look()
         self._parts = self._make_parts()
         if self._one_pass:
             self._sum_in_one(compiled())
         sizes = self._sizes()
+        before = {account.key: account for account in self._accounts}
+        opened = open_accounts(self.signals, sizes)
+        self._accounts = [before.get(account.key, account) for account in opened]
         for account in self._accounts:
             account.size = sizes[account.key]
 

@@ -32,6 +32,12 @@ class Observation:
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> None:
         self.optimizer = optimizer
+        self._model = model
+        self.look()
+
+    def look(self) -> None:
+        """List the parameters that there are now."""
+        model, optimizer = self._model, self.optimizer
         known = {} if model is None else {id(p): name for name, p in named_parameters(model)}
         self.params: list[Tensor] = []
         self.names: list[str] = []
@@ -45,6 +51,11 @@ class Observation:
                 self.params.append(param)
                 self.names.append(known.get(id(param), name))
             self.groups.append(list(range(start, len(self.params))))
+
+    @property
+    def grown(self) -> bool:
+        """Whether a param group came, or grew, since they were listed."""
+        return [*map(len, self.groups)] != [len(g["params"]) for g in self.optimizer.param_groups]
 
     @property
     def trained(self) -> list[bool]:

@@ -75,6 +75,9 @@ class Part:
             self._known.clear()
         self._inside = True
         self._grads = [*map(_gradient, self.params)] if wanted.gradient else []
+        if any(g is not None and (g.is_neg() or g.is_conj()) for g in self._grads):
+            # Negated or conjugated in name only: their memory says something else.
+            self._grads = [g if g is None else g.resolve_conj().resolve_neg() for g in self._grads]
         one_pass = self._one_pass
         program = None if one_pass is None else self._program_before(one_pass, wanted)
         self._in_one = program is not None
