@@ -303,6 +303,40 @@ def test_what_does_not_map_is_listed_and_changes_nothing() -> None:
     refused(opt, state, "torch/AdamW", r"exp_avg is \[8, 6\] there, \[3, 8\] here", names=swapped)
 
 
+def test_a_part_that_is_taken_over_leaves_the_others_where_they_are() -> None:
+    halves = [nn.Linear(3, 2), nn.Linear(2, 1)]
+    named = [[(f"{i}.{n}", p) for n, p in half.named_parameters()] for i, half in enumerate(halves)]
+
+    def made(**settings: Any) -> Any:
+        groups = [{"params": pairs} for pairs in named]
+        return rs.optimizer("adamw", groups, lr=rs.schedules.cosine(0.1, steps=20), **settings)
+
+    others = [torch.optim.AdamW([p for _, p in pairs]) for pairs in named]
+    for other, count in zip(others, (8, 3), strict=True):
+        for _ in range(count):
+            for group in other.param_groups:
+                for param in group["params"]:
+                    param.grad = torch.ones_like(param)
+            other.step()
+    opt = made()
+    for index, other in enumerate(others):
+        names = [name for name, _ in named[index]]
+        taken: Any = {"groups": [index], "names": names, "hyperparameters": "ours"}
+        import_state(opt, other.state_dict(), "torch/AdamW", **taken)
+        assert [group["updates"] for group in opt.param_groups] == [8, 8]
+    assert [group["lr"] for group in opt.param_groups] == [
+        rs.schedules.cosine(0.1, steps=20)(8)
+    ] * 2
+    counts = [opt.state[param]["step"].item() for pairs in named for _, param in pairs]
+    assert counts == [8, 8, 3, 3]
+
+    half = made(accumulate=2)
+    half.step()
+    refused(half, others[1].state_dict(), "torch/AdamW", "half accumulated", **taken)
+    half.step()
+    import_state(half, others[1].state_dict(), "torch/AdamW", **taken)
+
+
 def test_what_theirs_cannot_hold_is_listed() -> None:
     model = net()
     for rule, key, says in (

@@ -68,6 +68,26 @@ def _broken(loss: Tensor) -> Tensor:
     raise _BrokenError
 
 
+@pytest.mark.parametrize("name", ["sam", "asam"])
+def test_a_first_gradient_elsewhere_is_not_left_behind(name: str) -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = rs.optimizer(RULES[name](), [first, second])
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = (first if calls == 1 else second).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert calls == 2
+    assert first.grad is not None
+    assert second.grad is None
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_closure_that_raises_elsewhere_leaves_weights_and_gradients(name: str) -> None:
     task = _Task(name)

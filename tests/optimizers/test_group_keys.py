@@ -116,6 +116,39 @@ def test_a_key_that_the_rule_has_not_is_refused_at_the_next_step(key: str, said:
         optimizer.step()
 
 
+def test_a_factor_needs_a_learning_rate_to_multiply() -> None:
+    def made(**given: Any) -> Any:
+        rule = rs.chain(rs.named("a", rs.component("sgd").factory(lr=0.1)))
+        return rs.optimizer(rule, [{"params": [nn.Parameter(torch.ones(2))], **given}])
+
+    said = r"param group 0: lr_factor=0\.5: .* has no lr to multiply; write to a\.lr$"
+    with pytest.raises(InputError, match=said):
+        made(lr_factor=0.5)
+    optimizer = made(lr_factor=1.0)
+    (param,) = optimizer.param_groups[0]["params"]
+    param.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.param_groups[0]["lr_factor"] = 0.5
+    for _ in range(2):
+        with pytest.raises(InputError, match=said):
+            optimizer.step()
+    assert optimizer.state[param]["step"].item() == 1
+    optimizer.param_groups[0]["lr_factor"] = 1.0
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((2,), 0.8))
+
+
+def test_a_number_that_fails_is_no_update() -> None:
+    param = nn.Parameter(torch.ones(2))
+    optimizer = rs.optimizer("lion", [param], lr=0.1, mode="eager")
+    param.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.param_groups[0]["factors"] = {"lr": None}
+    with pytest.raises(TypeError):
+        optimizer.step()
+    assert optimizer.state[param]["step"].item() == 1
+
+
 def test_labels_and_what_torch_writes_are_left_alone() -> None:
     param = nn.Parameter(torch.ones(2))
     optimizer = rs.optimizer("sgd", [{"params": [param], "name": "all", "initial_lr": 0.1}], lr=0.1)

@@ -177,3 +177,32 @@ def test_how_torch_runs_is_asked_for_as_a_mode(name: str) -> None:
 def test_a_pair_is_asked_for_as_one(betas: Any) -> None:
     with pytest.raises(InputError, match=r"adamw: betas=.*: should be a pair"):
         rs.optimizer("adamw", [nn.Parameter(torch.ones(2))], betas=betas)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([1, 2], r"param group 0: 1: should be a parameter, or \('its name', parameter\)"),
+        ([("w", 1)], r"param group 0: \('w', 1\): should be a parameter"),
+        ([nn.Parameter(torch.ones(2)) * 2], r"param group 0: param\.0 was computed from others"),
+        ([("w", nn.Parameter(torch.ones(2)) * 2)], "param group 0: w was computed from others"),
+        ([{"params": 3}], "param group 0: 'params' should be parameters, not 3"),
+        (
+            [{"params": [nn.Parameter(torch.ones(2))]}, 3],
+            "param group 1 should be a mapping .*not 3",
+        ),
+    ],
+)
+def test_what_is_no_parameter(given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        rs.optimizer("adamw", given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["2", None, [2]])
+def test_what_is_no_number(given: Any) -> None:
+    opt = rs.optimizer("adamw", _model())
+    with pytest.raises(InputError, match=r"grow: factor=.*: should be a number"):
+        opt.grow(given)
+    with pytest.raises(InputError, match=r"consumed: tokens=.*: should be finite and not negative"):
+        opt.consumed(tokens=given)

@@ -187,8 +187,9 @@ def test_a_rule_that_would_write_its_buffers_twice_is_not_traced() -> None:
     [
         (rs.transforms.ema_weights(0.9), True),
         (rs.transforms.box(-0.5, 0.5), True),
+        (rs.transforms.swa_weights(start=3, every=2), True),
         # What branches on the count is done piece by piece, once the kernel has moved the weights.
-        (rs.transforms.swa_weights(start=3), False),
+        (rs.transforms.lookahead(k=3), False),
     ],
 )
 def test_what_pieces_do_after_the_move_is_written_too(after: Transform, finishes: bool) -> None:

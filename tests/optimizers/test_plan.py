@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
+from rheostat.transforms.anchoring import anchor
 
 S = rs.schedules
 
@@ -149,6 +151,121 @@ def test_after_a_reset_the_state_is_a_fresh_one() -> None:
     _steps(param, opt, 3)
     _steps(other, fresh, 3)
     assert torch.equal(param, other)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_reset_keeps_the_masters(asked: bool) -> None:
+    found: list[Tensor] = []
+    for state in ("keep", "reset"):
+        param = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+        cycles = S.cosine_restarts(1e-3, period=2, steps=40, state=state, floor=1e-3)
+        lr = S.constant(1e-3) if asked else cycles
+        opt = rs.optimizer("sgd", [param], lr=lr, precision="master")
+        for k in range(40):
+            param.grad = torch.ones_like(param)
+            opt.step()
+            if asked and k % 3 == 0:
+                opt.plan.restart(state)
+                opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+        found.append(opt.state[param]["master"].clone())
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[1], torch.full((3,), 0.96))
+
+
+@pytest.mark.parametrize(
+    ("piece", "name"),
+    [
+        (rs.transforms.ema_weights(0.9), "ema_weights"),
+        (rs.transforms.swa_weights(start=2, every=2), "swa_weights"),
+        (rs.transforms.lookahead(k=7), "slow_weights"),
+        (rs.transforms.pull_towards(0.0), "reference"),
+        (rs.transforms.pull_by_importance(0.0), "importance"),
+    ],
+)
+def test_a_reset_keeps_what_is_a_copy_of_the_weights(piece: rs.Transform, name: str) -> None:
+    param = nn.Parameter(torch.linspace(-1, 1, 6))
+    rule = rs.chain(
+        rs.transforms.trace(0.9), rs.transforms.scale_by_learning_rate(S.constant(0.1)), piece
+    )
+    opt = rs.optimizer(rule, [param])
+    _steps(param, opt, 4)
+    anchor(param, opt.state[param])
+    _steps(param, opt, 1)
+    kept = opt.state[param][name].clone()
+    assert kept.count_nonzero() == kept.numel()
+    opt.plan.restart("reset")
+    moved = param.detach().clone()
+    assert torch.equal(opt.state[param][name], kept)
+    assert not opt.state[param]["momentum_buffer"].any()
+    with opt.averaged():
+        seen = kept if name in ("ema_weights", "swa_weights") else moved
+        assert torch.equal(param, seen)
+    _steps(param, opt, 1)
+    share = {"ema_weights": 0.1, "swa_weights": 1 / 3}.get(name, 0.0)
+    expected = kept.lerp(param.detach(), share)
+    torch.testing.assert_close(opt.state[param][name], expected)
+    assert not torch.equal(param, moved)
+
+
+@pytest.mark.parametrize(("rule", "name"), [("madgrad", "x0"), ("prodigy", "p0")])
+def test_a_reset_begins_a_distance_at_the_present_weights(rule: str, name: str) -> None:
+    param, opt = _made(rule, lr=S.constant(0.1))
+    _steps(param, opt, 5)
+    assert not torch.equal(opt.state[param][name], param)
+    opt.plan.restart("reset")
+    assert torch.equal(opt.state[param][name], param)
+
+
+def test_weights_that_are_loaded_before_a_first_update_count_after_a_reset_too() -> None:
+    frozen, other = (nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2))
+    opt = rs.optimizer("sgd", [frozen, other], lr=S.constant(0.5), precision="master")
+    other.grad = torch.ones_like(other)
+    opt.step()
+    with torch.no_grad():
+        frozen.fill_(3.0)
+    opt.plan.restart("reset")
+    frozen.grad = torch.ones_like(frozen)
+    opt.step()
+    assert frozen.tolist() == [2.5, 2.5]
+    assert other.tolist() == [0.0, 0.0]
+
+
+def test_a_group_that_is_added_later_has_the_present_plan() -> None:
+    def make() -> tuple[nn.Parameter, Any]:
+        return _made("sgd", lr=S.cosine(1.0, steps=20))
+
+    changes: list[Callable[[Any], Any]] = [
+        lambda plan: plan.change_peak(0.1),
+        lambda plan: plan.cool_down(10),
+        lambda plan: plan.extend(40),
+        lambda plan: plan.restart(),
+    ]
+    for change in changes:
+        param, opt = make()
+        _steps(param, opt, 4)
+        change(opt.plan)
+        _steps(param, opt, 2)
+        late = nn.Parameter(torch.ones(2))
+        opt.add_param_group({"params": [late]})
+        for _ in range(3):
+            old, new = opt.param_groups
+            assert (old["lr"], old["plan"], old["lr.restarts"]) == (
+                *(new["lr"], new["plan"], new["lr.restarts"]),
+            )
+            late.grad = torch.ones(2)
+            _steps(param, opt, 1)
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+        assert opt.param_groups[0]["lr"] == opt.param_groups[1]["lr"]
+
+    param, opt = make()
+    _steps(param, opt, 4)
+    opt.plan.change_peak(0.1)
+    opt.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    opt.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": S.cosine(1.0, steps=20)})
+    assert opt.param_groups[2]["lr"] == S.cosine(1.0, steps=20)(4)
+    with pytest.raises(InputError, match="restart: the plan of lr was changed"):
+        opt.plan.restart(group=1)
+    opt.plan.restart(group=2)
 
 
 def test_prodigy_begins_again_with_its_first_distance() -> None:

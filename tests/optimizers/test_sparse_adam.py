@@ -47,6 +47,28 @@ def _train(table: nn.Embedding, optimizer: torch.optim.Optimizer, batches: list[
         optimizer.step()
 
 
+def test_repeated_rows_are_looked_at_as_their_sum() -> None:
+    table = nn.Embedding(3, 1, sparse=True)
+    optimizer = rs.optimizer("sgd", table, lr=0.0)
+    rows = torch.tensor([0, 0, 0, 1])
+    for token in (1.0, 1e19):
+        optimizer.zero_grad()
+        (table(rows) * token).sum().backward()
+        assert table.weight.grad is not None
+        assert not table.weight.grad.is_coalesced()
+        optimizer.step()
+        assert optimizer.last_step is not None
+        dense = table.weight.grad.to_dense().double().norm().item()
+        assert optimizer.last_step.grad_norm == pytest.approx(dense)
+    # Three times 1e19 is beyond what float32 can square, and 1e19 is not.
+    assert "beyond what float32 can square" in str(optimizer.last_step.reason)
+    optimizer.param_groups[0]["limit"] = 3.0
+    optimizer.zero_grad()
+    table(rows).sum().backward()
+    optimizer.step()
+    assert "above the limit" in str(optimizer.last_step.reason)
+
+
 @pytest.mark.parametrize(("name", "peer", "arguments"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("maximize", [False, True])

@@ -22,6 +22,7 @@ import rheostat as rs
 from rheostat.optimizers.adamw import adamw
 from rheostat.optimizers.policy import match, policy
 from rheostat.optimizers.sgd import sgd
+from rheostat.transforms.clipping import _percentile
 
 clips: dict[str, Any] = {
     "value": lambda: rs.transforms.clip_by_value(0.01),
@@ -176,6 +177,13 @@ def test_percentile_follows_numpys_over_a_window_of_global_norms() -> None:
             factor = min(1.0, np.percentile(seen, percentile) / (norms[-1] + 1e-6))
             torch.testing.assert_close(old - param.detach(), param.grad * factor)
     assert optimizer.state[early]["update_norms"].shape == (window,)
+
+
+def test_the_place_of_a_percentile_is_exact() -> None:
+    norms = torch.arange(1000, dtype=torch.float64).square()
+    for percentile in (12.34567, 33.3, 99.9):
+        found = _percentile(norms, percentile / 100).item()
+        assert found == pytest.approx(np.percentile(norms.numpy(), percentile), rel=1e-12)
 
 
 def test_percentile_100_clips_nothing_and_a_steady_norm_stays() -> None:

@@ -68,6 +68,22 @@ def test_independent_decay_is_the_same_under_every_peak(peak: float) -> None:
     torch.testing.assert_close(found, 1e-3 * WEIGHTS, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("make", "share"),
+    [
+        (lambda peak: rs.transforms.add_independent_decay(1e-3, peak_lr=peak), 1e-3),
+        (lambda peak: rs.transforms.add_corrected_decay(0.1, peak_lr=peak), 0.02 * 0.1),
+    ],
+)
+def test_a_factor_in_the_peak_leaves_the_decay_at_the_peak(
+    make: Callable[[float], rs.Transform], share: float
+) -> None:
+    found = _taken_off(lambda: make(0.02 * 0.5), 0.02, factor=0.5)
+    # The corrected one is per unit of the group's own learning rate.
+    expected = share * (0.5 if share > 1e-3 else 1.0) * WEIGHTS
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+
+
 def test_cautious_decay_acts_where_the_step_shrinks_the_weight() -> None:
     expected = 0.02 * 0.1 * WEIGHTS * torch.tensor([1.0, 0.0, 0.0])  # signs: + +, − +, + −
     torch.testing.assert_close(_taken_off(KINDS["cautious"], 0.02), expected, rtol=1e-9, atol=1e-15)

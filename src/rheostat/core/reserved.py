@@ -37,6 +37,7 @@ NUMBERS = frozenset(
         "growth",
         "phase",
         "received",
+        "renewed",
         "skipped",
         "limit",
         "maximize",

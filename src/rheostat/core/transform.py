@@ -78,18 +78,26 @@ def _same_shape(param: Tensor) -> tuple[int, ...]:
     return tuple(param.shape)
 
 
+def one_number(param: Tensor) -> tuple[int, ...]:
+    """The shape of a buffer that is one number a parameter."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Buffer:
     """A declared state buffer, filled with `fill` at construction ("param": a copy of it).
 
     dtype None means the parameter's own, and float32 where that is a half precision.
     `shape` gives the shape for a parameter; a buffer shaped like the parameter (the default) is
-    also sharded like it.
+    also sharded like it. One that `lasts` is left as it is by a restart that resets the state: a
+    copy of the weights that somebody keeps (an average, a reference), and not what the rule
+    remembers of gradients, or where it began.
     """
 
     fill: float | Literal["param"] = 0.0
     dtype: torch.dtype | None = None
     shape: Shape = _same_shape
+    lasts: bool = False
 
     @property
     def like_parameter(self) -> bool:

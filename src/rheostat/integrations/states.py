@@ -111,12 +111,13 @@ def import_state(
         names: of its parameters, in its order, where it does not know them itself: a module (then
             it was made with `parameters()` of such a module), or a list.
         step: the updates so far, for those that do not count them (SGD, Muon).
-        groups: indices of our param groups that the state is for; all by default.
+        groups: indices of our param groups that the state is for; all by default. Where others are
+            left, the updates that the optimizer has counted are the least that it counts on from.
         hyperparameters: whose numbers go on. Under "theirs" a schedule of ours goes on too, where
             it says what theirs had reached.
 
     Raises:
-        InputError: what does not map, all of it.
+        InputError: what does not map, all of it; gradients that are half accumulated here.
     """
     if hyperparameters not in ("theirs", "ours"):
         raise InputError(f"hyperparameters={hyperparameters!r}: should be 'theirs' or 'ours'")
@@ -126,7 +127,10 @@ def import_state(
     problems = [*_unmatched(theirs, mine, "it is not here"), *_unmatched(mine, theirs, "not there")]
     _refuse(f"the state of {key} does not fit", problems)
     state = optimizer.state_dict()
-    updates = 0
+    problems += _half_accumulated(state["param_groups"][0])
+    # A part that is taken over does not take the others' schedules back.
+    partly = len({*chosen}) < len(optimizer.param_groups)
+    updates = int(state["param_groups"][0]["updates"]) if partly else 0
     for index in chosen:
         group = state["param_groups"][index]
         try:
@@ -161,7 +165,7 @@ def import_state(
                 problems += told
                 updates = max(updates, count)
     for group in state["param_groups"]:
-        group.update(updates=updates, uncounted=(), phase=0, received=())
+        group.update(updates=updates, uncounted=())
     if hyperparameters == "theirs":
         problems += _follow_schedules(optimizer, chosen, state["param_groups"])
     else:
@@ -219,6 +223,11 @@ def _unmatched(names: Iterable[str], others: Iterable[str], said: str) -> list[s
     return found
 
 
+def _half_accumulated(group: Mapping[str, Any]) -> list[str]:
+    phase = group["phase"]
+    return [f"gradients are half accumulated ({phase} so far)"] if phase else []
+
+
 # -- param groups -----------------------------------------------------------------------------
 
 
@@ -231,8 +240,7 @@ def _without_counterpart(peer: Peer, group: Mapping[str, Any]) -> list[str]:
     ]
     if group["evaluating"]:
         found.append("the parameters show their evaluation view; call train() first")
-    if group["phase"]:
-        found.append(f"gradients are half accumulated ({group['phase']} so far)")
+    found += _half_accumulated(group)
     return found
 
 

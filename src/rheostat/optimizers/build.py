@@ -142,7 +142,8 @@ def _groups(
         else list(target)
     )
     if params and isinstance(params[0], dict):
-        return [{**cast("dict[str, Any]", group), "rule": whole} for group in params]
+        # What is no group among groups is refused by the optimizer, which counts them.
+        return [{**group, "rule": whole} if isinstance(group, dict) else group for group in params]
     return [{"params": params, "rule": whole}]
 
 

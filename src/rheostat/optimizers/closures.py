@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,26 +15,33 @@ from rheostat.optimizers.layout import resolved
 
 
 def evaluator(
-    closure: Callable[[], Any], params: Sequence[Tensor], items: Sequence[Item]
+    closure: Callable[[], Any],
+    groups: Sequence[Mapping[str, Any]],
+    params: Sequence[Tensor],
+    items: Sequence[Item],
 ) -> Evaluate:
-    """What gives rules the loss and the gradients elsewhere; the parameters, one an item, and their
-    gradients are put back to the bit, also where the closure raises."""
+    """What gives rules the loss and the gradients elsewhere; the parameters, one an item, and the
+    gradients of all that are in the groups are put back to the bit, also where the closure raises.
+    """
+    # One without a gradient may get its first one elsewhere, where another expert is asked.
+    every: list[Tensor] = [param for group in groups for param in group["params"]]
 
     def evaluate(moves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         before = [param.clone() for param in params]
-        gradients = [cast("Tensor", param.grad) for param in params]
+        gradients = [param.grad for param in every]
         try:
             for param, displacement in zip(params, moves, strict=True):
                 param.add_(displacement)
-            for param in params:
+            for param in every:
                 param.grad = None
             with torch.enable_grad():
                 loss = closure()
             # A parameter that the closure leaves out has no slope there.
             found = [torch.zeros_like(p) if p.grad is None else resolved(p.grad) for p in params]
         finally:
-            for param, old, gradient in zip(params, before, gradients, strict=True):
+            for param, old in zip(params, before, strict=True):
                 param.copy_(old)
+            for param, gradient in zip(every, gradients, strict=True):
                 param.grad = gradient
         signs = [-1 if item.group["maximize"] else 1 for item in items]
         return loss_of(loss, items), [

@@ -25,6 +25,8 @@ def grown(
         InputError: that is no whole number of gradients, an average is begun already, or a rule
             takes the gradient elsewhere.
     """
+    if not isinstance(factor, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"grow: factor={factor!r}: should be a number, such as 2")
     count = options.accumulate * factor
     if not math.isfinite(count) or round(count) < 1 or not math.isclose(count, round(count)):
         raise InputError(f"grow: {count:g} gradients for an update: should be a whole number")

@@ -226,18 +226,20 @@ def make_items(
             check_kind(one, gradient, rules[one.group], options)
     frame = None if begin is None else begin()
     if frame is None:
-        counts = count(held)
+        # First: a number that is refused is no update, and must not count as one.
         numbers = [numbers_of(group, rule) for group, rule in zip(groups, rules, strict=True)]
+        counts = count(held)
     else:
         counts, numbers = [0.0] * len(held), frame.numbers
-    copies = [_copies(rule, options) for rule in rules]
+    # After a reset the first update is not the first ever: what began as a copy has its own value.
+    pairs = zip(groups, rules, strict=True)
+    copies = [[] if group["renewed"] else _copies(rule, options) for group, rule in pairs]
     items: list[Item] = []
     for one, given, own in zip(held, gradients, counts, strict=True):
         group, rule = groups[one.group], rules[one.group]
         if copies[one.group]:
             _refill(one, copies[one.group], on_device=frame is not None)
-        param, state, kernel = one.param, one.state, one.kernel
-        gradient = given.coalesce() if given.is_sparse else given
+        param, gradient, state, kernel = one.param, given, one.state, one.kernel
         if not one.plain:
             param, gradient, state = _working(one, gradient, rule, options)
             kernel = fitting(kernels[one.group], param, state)

@@ -110,9 +110,16 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether `resolved` may give another tensor."""
+    return tensor.is_sparse or tensor.is_neg() or tensor.is_conj()
+
+
 def resolved(tensor: Tensor) -> Tensor:
     """The tensor with its numbers in its memory: torch negates and conjugates views in name only,
-    until somebody looks."""
+    until somebody looks, and a sparse one may hold a place several times, whose sum it is."""
+    if tensor.is_sparse:
+        return tensor.coalesce()
     return tensor.resolve_conj().resolve_neg()
 
 

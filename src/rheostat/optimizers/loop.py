@@ -80,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         self._kernels: list[Sequence[Kernel]] = []
         self._mode: Mode = mode
         self._set_options(Options(nonfinite, accumulate, precision, maximize=maximize, seed=seed))
-        listed = [{**group, "params": params_of(i, group)} for i, group in enumerate(groups)]
+        listed = [dict(group, params=params_of(i, group)) for i, group in enumerate(groups)]
         if not any(group["params"] for group in listed):
             raise InputError("the optimizer got no parameters")
         super().__init__(listed, {})
@@ -234,7 +234,7 @@ class Optimizer(torch.optim.Optimizer):
         if columns and straight.run(columns, groups, rules, gradients, look.squares, held, count):
             return None
         items = make_items(groups, rules, self._kernels, held, gradients, options, count, begin)
-        evaluate = closure and evaluator(closure, [one.param for one in held], items)
+        evaluate = closure and evaluator(closure, groups, [one.param for one in held], items)
         try:
             stages.run(items, evaluate, loss, squares_of(look, held, gradients), options.nonfinite)
         except BaseException as fault:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rheostat.core.hyper import Betas, Fraction, NonNegative, Positive
 from rheostat.core.registry import register
-from rheostat.core.transform import Buffer, Hyper, State, Transform, chain
+from rheostat.core.transform import Buffer, Hyper, State, Transform, chain, one_number
 from rheostat.transforms.scaling import scale_by_learning_rate
 
 
@@ -40,14 +40,10 @@ def scale_by_novograd(
 
     return Transform(
         update,
-        buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer(shape=_one_number)},
+        buffers={"exp_avg": Buffer(), "exp_avg_sq": Buffer(shape=one_number)},
         hyperparameters={"betas": (b1, b2), "eps": eps, "weight_decay": weight_decay},
         scope="whole",
     )
-
-
-def _one_number(param: Tensor) -> tuple[int, ...]:
-    return ()
 
 
 @register("optimizer", "novograd")

@@ -44,7 +44,18 @@ def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[s
             near = nearest(key, rule.hyperparameters)
             raise InputError(f"{where}: unknown hyperparameter {key!r}; {near}")
         checked[key] = check_argument(signature[key], value, where) if key in signature else value
+    _check_factor(where, rule, checked.get("lr_factor", 1.0))
     return checked
+
+
+def _check_factor(where: str, rule: Transform, factor: Any) -> None:
+    """Refuse a factor of a learning rate that the rule has not, or has under another name."""
+    if "lr" not in rule.hyperparameters and factor != 1.0:
+        others = [key for key in rule.hyperparameters if key.endswith(".lr")]
+        instead = f"write to {' and '.join(others)}" if others else "leave it out"
+        raise InputError(
+            f"{where}: lr_factor={factor!r}: {rule.name} has no lr to multiply; {instead}"
+        )
 
 
 def is_share(rule: Transform, hyperparameter: str) -> bool:
@@ -106,6 +117,8 @@ class Written:
             elsewhere = isinstance(value, Tensor) and not value.is_cpu
             if argument is not None and not elsewhere and not _plain(argument, value):
                 check_argument(argument, value, f"param group {index}")
+            if key == "lr_factor":
+                _check_factor(f"param group {index}", self._rule, value)
         self._seen = now
 
     def _check_keys(self, index: int, group: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, get_args
+from typing import Any, SupportsFloat, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from rheostat.optimizers.scheduled import (
     has_schedule,
     log_key,
     schedules_in,
+    whole_count,
     written_plan,
 )
 from rheostat.schedules.changes import cooldown_from, extend, peak_of, rescale_from
@@ -84,15 +85,19 @@ class Plan:
         self._written: list[Written] = []
 
     def join(self, group: dict[str, Any]) -> None:
-        """Take the schedules out of a new group, and put what they say in their place."""
+        """Take the schedules out of a new group, and put what they say in their place; one that it
+        was given as the group before was goes on as that does now, changes and restarts too."""
         found = {key: value for key, value in group.items() if has_schedule(value)}
-        self.planned.append(dict(found))
-        self._made.append(found)
-        self.schedules.append(dict(found))
-        group.update(bases(found))
+        index = len(self.planned)
+        same = [k for last in self.planned[-1:] for k in found if last.get(k) is found[k]]
+        self.planned.append(found)
+        self._made.append(found | {key: self._made[-1][key] for key in same})
+        self.schedules.append(found | {key: self.schedules[-1][key] for key in same})
+        self._changed |= {(index, key) for key in same if (index - 1, key) in self._changed}
+        group.update(bases(self.schedules[-1]))
         group.update({log_key(key): () for key in found})
-        group["plan"] = written_plan(found)
-        index = len(self.schedules) - 1
+        group.update({log_key(key): self._groups[index - 1][log_key(key)] for key in same})
+        group["plan"] = written_plan(self._made[-1])
         self._written.append(Written(self._rules[index], group, found))
         self._refresh(index, group)
 
@@ -127,7 +132,8 @@ class Plan:
         for unit, count in counts.items():
             if unit not in COUNTS:
                 raise InputError(f"consumed: unknown unit {unit!r}; {nearest(unit, COUNTS)}")
-            if not 0 <= count < math.inf:
+            number = isinstance(count, SupportsFloat)  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not number or not 0 <= count < math.inf:
                 raise InputError(f"consumed: {unit}={count!r}: should be finite and not negative")
         begun = self._move(counts)
         for group in self._groups:
@@ -371,7 +377,7 @@ class Plan:
             if index not in every:
                 raise InputError(f"plan: group={index!r}: there are groups 0 to {every[-1]}")
         found = [
-            (index, schedule, self._count(hyperparameter, index, schedule))
+            (index, schedule, whole_count(self._groups[index], schedule, hyperparameter))
             for index in dict.fromkeys(asked)
             if isinstance(schedule := self.schedules[index].get(hyperparameter), Schedule)
         ]
@@ -382,15 +388,6 @@ class Plan:
         parts = " as a whole" if hyperparameter in owned else ""
         who = "no group has" if group is None else f"not all of group={group!r} have"
         raise InputError(f"plan: {who} a schedule of {hyperparameter!r}{parts}{there}")
-
-    def _count(self, hyperparameter: str, index: int, schedule: Schedule) -> int:
-        count = self._groups[index][schedule.unit]
-        if count != int(count):
-            raise InputError(
-                f"plan: {hyperparameter} is at {count:g} {schedule.unit}; a plan changes at a "
-                "whole count"
-            )
-        return int(count)
 
 
 def _schedule(made: object, old: Schedule) -> Schedule:

@@ -156,18 +156,28 @@ def begin(
     """Do to the state what a restart's policy says; returns the norms before and after."""
     before = _norms(rule, members)
     if policy.action == "reset":
-        group.update(rule.scalars)
+        group.update(rule.scalars, renewed=True)
     concerned = _concerned(policy.action, rule)
     for param, state in members:
         if policy.action == "reset":
-            # As at the first update, which also copies the parameter where a buffer begins as it.
-            state["step"].zero_()
-            for name, buffer in rule.buffers.items():
-                state[name].copy_(buffer.make(param))
+            _renew(rule, param, state)
         for name in concerned:
             state[name].mul_(policy.factor if policy.action == "decay" else 0.0)
     after = _norms(rule, members)
     return {name: (norm, after[name]) for name, norm in before.items()}
+
+
+def _renew(rule: Transform, param: Tensor, state: dict[str, Tensor]) -> None:
+    """Begin the state again at the present weights; of a parameter that was ever updated what lasts
+    stays, and so does the master, which is these weights."""
+    begun = state["step"].item() > 0
+    if "master" in state and not begun:
+        state["master"].copy_(param)
+    weights = state.get("master", param)
+    for name, buffer in rule.buffers.items():
+        if not (begun and buffer.lasts):
+            state[name].copy_(buffer.make(weights))
+    state["step"].zero_()
 
 
 def check_policy(index: int, rule: Transform, schedules: Mapping[str, Any]) -> None:

@@ -15,7 +15,14 @@ from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers.device import Resident, check_count, device_of
 from rheostat.optimizers.items import Held, Item, Options
 from rheostat.optimizers.kernels import Kernel, fitting
-from rheostat.optimizers.layout import Alike, Layout, check_buffers, check_gradients, resolved
+from rheostat.optimizers.layout import (
+    Alike,
+    Layout,
+    check_buffers,
+    check_gradients,
+    is_lazy,
+    resolved,
+)
 from rheostat.optimizers.state import check_cast
 from rheostat.optimizers.straight import Column, columns_of
 
@@ -105,7 +112,7 @@ class Roster:
         if new:
             check_gradients(held, gradients)
             self._part = held, Alike(gradients)
-            self._lazy = any(one.is_neg() or one.is_conj() for one in gradients)
+            self._lazy = any(map(is_lazy, gradients))
         if self._lazy:
             gradients = [*map(resolved, gradients)]
         if new:

@@ -73,6 +73,18 @@ def at_counts(value: Any, counts: Mapping[str, Any], key: str = "") -> Any:
     return found if written == value.base else found * (written / value.base)
 
 
+def whole_count(group: Mapping[str, Any], schedule: Schedule, hyperparameter: str) -> int:
+    """Where a schedule of a group is, for a change of plan. Raises InputError in the middle of a
+    count."""
+    count = group[schedule.unit]
+    if count != int(count):
+        raise InputError(
+            f"plan: {hyperparameter} is at {count:g} {schedule.unit}; a plan changes at a "
+            "whole count"
+        )
+    return int(count)
+
+
 def check_start(group: Mapping[str, Any]) -> list[str]:
     """The hyperparameters of a group that are scheduled; refuse a schedule that has no value at the
     group's counts, or one that is out of its range. Raises InputError."""

@@ -48,6 +48,7 @@ SHARED: Mapping[str, Any] = {
     "phase": 0,
     "skipped": 0,
     "received": (),
+    "renewed": False,
     "evaluating": False,
     "mode": "eager",
 }
@@ -223,13 +224,17 @@ def check_cast(
 
 
 def params_of(index: int, group: Mapping[str, Any]) -> list[Any]:
-    """The parameters that a group is given, one alone in a list too. Raises InputError where it
-    says none."""
+    """The parameters that a group is given, one alone in a list too. Raises InputError where it is
+    no group, or says none."""
+    if not isinstance(group, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"param group {index} should be a mapping with 'params', not {group!r}")
     if "params" not in group:
         given = ", ".join(key for key in group if key != "rule") or "nothing"
         raise InputError(f"param group {index} has no 'params'; it has {given}")
     params: Any = group["params"]
-    return [params] if isinstance(params, Tensor) else list(params)
+    if not isinstance(params, Iterable):
+        raise InputError(f"param group {index}: 'params' should be parameters, not {params!r}")
+    return [params] if isinstance(params, Tensor) else [*cast("Iterable[Any]", params)]
 
 
 def with_names(
@@ -240,7 +245,7 @@ def with_names(
 
     Raises:
         InputError: a name that another parameter of the group has, which would get the one's state;
-            a parameter of a group before.
+            a parameter of a group before; what is no parameter, or was computed from one.
     """
     where = f"param group {len(groups)}"
     owners = {id(param): i for i, group in enumerate(groups) for param in group["params"]}
@@ -248,11 +253,14 @@ def with_names(
     start = len(owners)
     pairs: dict[int, tuple[str, Tensor]] = {}
     for item in params:
-        unnamed = not isinstance(item, tuple)
-        name, param = cast("tuple[str, Tensor]", ("", item) if unnamed else item)
+        unnamed = isinstance(item, Tensor)
+        name, param = _pair(where, (f"param.{start + len(pairs)}", item) if unnamed else item)
         if id(param) in pairs:
             continue
-        name = f"param.{start + len(pairs)}" if unnamed else name
+        if not param.is_leaf:
+            raise InputError(
+                f"{where}: {name} was computed from others, and gets no gradient; give the leaves"
+            )
         if id(param) in owners:
             raise InputError(
                 f"{where}: {name} is in param group {owners[id(param)]} already; give it once"
@@ -265,3 +273,13 @@ def with_names(
         taken.add(name)
         pairs[id(param)] = name, param
     return list(pairs.values())
+
+
+def _pair(where: str, item: Any) -> tuple[str, Tensor]:
+    match item:
+        case (str() as name, Tensor() as param):
+            return name, param
+        case _:
+            raise InputError(
+                f"{where}: {item!r}: should be a parameter, or ('its name', parameter)"
+            )

@@ -17,7 +17,7 @@ def show(groups: Sequence[dict[str, Any]], rules: Sequence[Transform], states: S
     """Show the view of every rule that has one; the weights are parked in the state.
 
     A parameter that never stepped is its own view: weights may have been loaded since its buffers
-    were made.
+    were made. After a reset its count says nothing of that.
     """
     for group, rule in zip(groups, rules, strict=True):
         views = [piece.view for piece in rule.pieces if piece.view is not None]
@@ -29,7 +29,7 @@ def show(groups: Sequence[dict[str, Any]], rules: Sequence[Transform], states: S
             if state := states.get(param, {}):
                 hyper = Hyper(**numbers, step=state["step"].item())
                 state["parked"] = param.clone()
-                if hyper.step:
+                if hyper.step or group["renewed"]:
                     working = state.get("master", cast("Tensor", param))
                     param.copy_(views[0](working, state, hyper))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rheostat.core.hyper import Fraction, NonNegative
 from rheostat.core.registry import register
-from rheostat.core.transform import Buffer, Hyper, State, Transform
+from rheostat.core.transform import Buffer, Hyper, State, Transform, one_number
 
 _MOMENTS = {"exp_avg": Buffer(), "exp_avg_sq": Buffer()}
 
@@ -77,10 +77,6 @@ def scale_by_amsgrad(
     )
 
 
-def _scalar(param: Tensor) -> tuple[int, ...]:
-    return ()
-
-
 @register("transform", "scale_by_nadam")
 def scale_by_nadam(
     b1: Fraction = 0.9,
@@ -112,7 +108,7 @@ def scale_by_nadam(
     return Transform(
         update,
         # One number a parameter; in float32 as torch keeps it, also where the parameter is complex.
-        buffers={**_MOMENTS, "mu_product": Buffer(1.0, torch.float32, _scalar)},
+        buffers={**_MOMENTS, "mu_product": Buffer(1.0, torch.float32, one_number)},
         hyperparameters={"betas": (b1, b2), "eps": eps, "momentum_decay": momentum_decay},
         scope="element",
     )

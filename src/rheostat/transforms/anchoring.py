@@ -30,7 +30,7 @@ def pull_towards(pull: NonNegative = 1e-2) -> Transform:
     def update(u: Tensor, state: State, param: Tensor, hyper: Hyper) -> Tensor:
         return u + hyper.pull * (param - state[_REFERENCE])
 
-    return Transform(update, buffers={_REFERENCE: Buffer("param")}, scope="element")
+    return Transform(update, buffers={_REFERENCE: Buffer("param", lasts=True)}, scope="element")
 
 
 @register("transform", "pull_by_importance")
@@ -53,7 +53,11 @@ def pull_by_importance(pull: NonNegative = 1.0, importance_decay: Fraction = 0.9
         squares.mul_(1 - new).add_(gradient * gradient * new)
         return u + hyper.pull * state[_IMPORTANCE] * (param - state[_REFERENCE])
 
-    buffers = {_REFERENCE: Buffer("param"), _IMPORTANCE: Buffer(), _SQUARES: Buffer()}
+    buffers = {
+        _REFERENCE: Buffer("param", lasts=True),
+        _IMPORTANCE: Buffer(lasts=True),
+        _SQUARES: Buffer(),
+    }
     return Transform(update, buffers=buffers, scope="element")
 
 

@@ -1,19 +1,21 @@
 """Averages of the weights, kept beside them: for `with opt.averaged():`, or to step back to.
 
 Last in a chain they see a parameter where it has come to rest, projections included. They count a
-parameter's own updates: a step in which it has no gradient is none.
+parameter's own updates: a step in which it has no gradient is none. A restart that resets the state
+leaves them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rheostat.core.hyper import Count, Fraction, UnitInterval
 from rheostat.core.registry import register
-from rheostat.core.transform import Buffer, Hyper, State, Transform, identity
-from rheostat.transforms.numbers import chosen, larger
+from rheostat.core.transform import Buffer, Hyper, State, Transform, identity, one_number
+from rheostat.transforms.numbers import chosen
 
 
 @register("transform", "ema_weights")
@@ -25,7 +27,8 @@ def ema_weights(ema_decay: Fraction = 0.999, bias_correction: bool = False) -> T
 
     Source: Polyak & Juditsky 1992 (SIAM J. Control Optim. 30), for the average.
     ema_decay: share of the average that a step keeps; about 1 / (1 − ema_decay) steps are averaged.
-    bias_correction: c = (1 − ema_decay) / (1 − ema_decayᵗ), which leaves the initial weights out.
+    bias_correction: c = (1 − ema_decay) / (1 − ema_decayᵗ), which leaves the initial weights out; a
+        restart that resets the state, and so the count t, begins this average anew.
     """
 
     def after(param: Tensor, state: State, hyper: Hyper) -> Tensor:
@@ -41,7 +44,7 @@ def ema_weights(ema_decay: Fraction = 0.999, bias_correction: bool = False) -> T
 
     return Transform(
         identity,
-        buffers={"ema_weights": Buffer("param")},
+        buffers={"ema_weights": Buffer("param", lasts=not bias_correction)},
         hyperparameters={"ema_decay": ema_decay},
         scope="element",
         after=after,
@@ -63,22 +66,28 @@ def swa_weights(start: Count, every: Count = 1) -> Transform:
     """
 
     def after(param: Tensor, state: State, hyper: Hyper) -> Tensor:
-        since = hyper.step - start
-        due: Any = (since % every == 0) * (since >= 0)
-        if isinstance(due, int) and not due:
-            return param
-        # The first share is 1; before it, where a device does not branch, nothing is taken.
-        share = due / larger(since // every + 1, 1)
-        mean = state["swa_weights"]
-        mean.lerp_(param.to(mean.dtype), share)
+        wait, taken, mean = state["swa_wait"].sub_(1), state["swa_taken"], state["swa_weights"]
+        due = wait <= 0
+        taken.add_(due)
+        wait.copy_(torch.where(due, float(every), wait))
+        new = param.to(mean.dtype)
+        # A choice: a share of 0 of weights that are not finite would spoil the mean.
+        kept = 1 - 1 / taken.clamp(min=1)
+        mean.copy_(torch.where(due, new + (mean - new) * kept, mean))
         return param
 
     def view(param: Tensor, state: State, hyper: Hyper) -> Tensor:
-        return state["swa_weights"] if hyper.step >= start else param
+        return state["swa_weights"] if state["swa_taken"] > 0 else param
 
+    # Counts of its own: a reset of the rule's moments does not begin another mean.
+    count = Buffer(dtype=torch.float64, shape=one_number, lasts=True)
     return Transform(
         identity,
-        buffers={"swa_weights": Buffer("param")},
+        buffers={
+            "swa_weights": Buffer("param", lasts=True),
+            "swa_taken": count,
+            "swa_wait": replace(count, fill=float(start)),
+        },
         scope="element",
         after=after,
         view=view,
@@ -106,7 +115,7 @@ def lookahead(k: Count = 5, lookahead_alpha: UnitInterval = 0.5) -> Transform:
 
     return Transform(
         identity,
-        buffers={"slow_weights": Buffer("param")},
+        buffers={"slow_weights": Buffer("param", lasts=True)},
         hyperparameters={"lookahead_alpha": lookahead_alpha},
         scope="element",
         after=after,

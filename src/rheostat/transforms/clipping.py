@@ -140,7 +140,8 @@ def clip_by_percentile(percentile: Percent = 10.0, window: Count = 1000) -> Tran
 def _percentile(history: Tensor, fraction: float | Tensor) -> Tensor:
     ordered = history.sort().values
     last = (history.isfinite().sum() - 1).clamp(min=0)
-    place = last * fraction
+    # float32, which a whole number times a number gives, knows no neighbours in a long window.
+    place = last.double() * fraction
     below = place.floor()
     low, high = ordered.take(torch.stack([below, place.ceil()]).long()).unbind()
     return low + (high - low) * (place - below)

@@ -47,7 +47,8 @@ def add_independent_decay(weight_decay: NonNegative, peak_lr: Positive) -> Trans
     """Decay that follows the schedule, not the peak: u ← u + (weight_decay / peak_lr) · w.
 
     After the rule and before the step size. At the peak a step takes off the fraction weight_decay,
-    whatever the peak is.
+    whatever the peak is. A group's `lr_factor` multiplies what is taken off, too; give such a group
+    peak_lr times that factor where it should not.
 
     Source: Wortsman et al. 2023 (arXiv:2309.14322); the η_t λ of Loshchilov & Hutter 2019
      (arXiv:1711.05101), Algorithm 2.
@@ -67,7 +68,7 @@ def add_corrected_decay(weight_decay: NonNegative, peak_lr: Positive) -> Transfo
 
     After the rule and before the step size, in a chain with an `lr`. For the layers that a
     normalisation follows, whose ratio of gradient to weights it keeps steady while the schedule
-    falls.
+    falls. The lr is that of the group: one with an `lr_factor` needs peak_lr times that factor.
 
     Source: Defazio 2025 (arXiv:2506.02285).
     weight_decay: fraction of each weight taken off per unit of lr, at the peak.

@@ -21,7 +21,7 @@ from torch import Tensor
 from rheostat.core.errors import InputError
 from rheostat.core.hyper import Fraction, NonNegative, Steps
 from rheostat.core.registry import register
-from rheostat.core.transform import Buffer, Hyper, State, Transform
+from rheostat.core.transform import Buffer, Hyper, State, Transform, one_number
 
 Scalar = float | Tensor
 OfHyper = Callable[[Hyper], Scalar]
@@ -29,15 +29,11 @@ Rate = Callable[[Hyper, Tensor], Scalar]
 """The step size γ of a step, and any tensor on the device it is for."""
 
 
-def _scalar(param: Tensor) -> tuple[int, ...]:
-    return ()
-
-
 # Sums over all steps: float64, as float32 stops counting at 2²⁴ steps of equal weight. They are a
 # parameter's own, so that one whose first gradient comes late begins an average of its own.
 _SUMS = {
-    "weight_sum": Buffer(dtype=torch.float64, shape=_scalar),
-    "lr_max": Buffer(dtype=torch.float64, shape=_scalar),
+    "weight_sum": Buffer(dtype=torch.float64, shape=one_number),
+    "lr_max": Buffer(dtype=torch.float64, shape=one_number),
 }
 
 
