@@ -1,4 +1,5 @@
-"""The modern first-order family against pytorch-optimizer and optax, where these have its rules."""
+"""The modern first-order family against pytorch-optimizer, optax and heavyball, where these
+have its rules."""
 
 from __future__ import annotations
 
@@ -192,3 +193,38 @@ def test_equals_optax(
     expected = descend_optax(factory(learning_rate=0.01, **theirs), start, gradient)
     make = ours(name, **{"lr": 0.01, **arguments})
     close(descend(make, start, gradient, dtype=torch.float32), expected, 2e-4)
+
+
+HEAVYBALL_PEERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("adamw", "AdamW", {"betas": (0.8, 0.95), "weight_decay": 0.2}),
+    ("nadam", "NAdam", {"betas": (0.8, 0.95), "weight_decay": 0.0}),
+    ("laprop", "LaProp", {"betas": (0.8, 0.95), "weight_decay": 0.2}),
+    ("ademamix", "AdEMAMix", {"betas": (0.8, 0.95, 0.99), "alpha": 4.0, "weight_decay": 0.2}),
+    ("schedule_free_adamw", "SFAdamW", {"betas": (0.8, 0.95), "weight_decay": 0.0}),
+]
+"""Ours, theirs, the arguments of both. Not here: its ADOPT, SGD, RMSprop, Muon and SOAP are other
+variants, with other numbers."""
+
+
+@pytest.mark.parametrize(("name", "peer", "arguments"), HEAVYBALL_PEERS)
+def test_equals_heavyball(
+    name: str, peer: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import heavyball
+    import heavyball.utils
+
+    # By default it compiles each rule for half a minute.
+    monkeypatch.setattr(heavyball.utils, "compile_mode", None)
+    precision = torch.get_float32_matmul_precision()  # which its optimizers set for everybody
+    start, gradient = problem(SHAPE, seed=7)
+    # It bounds the denominator by eps where others add it; as small as this, neither shows.
+    shared = {"lr": 0.01, "eps": 1e-12, **arguments}
+    theirs = getattr(heavyball, peer)
+    try:
+        expected = descend(
+            lambda params: theirs(params, **shared), start, gradient, dtype=torch.float32
+        )
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    mine = descend(ours(name, **shared), start, gradient, dtype=torch.float32)
+    close(mine, expected, 2e-5)

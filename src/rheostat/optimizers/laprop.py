@@ -53,7 +53,7 @@ def laprop(
      / (√v̂ + eps), which differs only while lr changes. Not centred; decay is decoupled and
      multiplied by the scheduled lr.
     Equals: pytorch_optimizer.LaProp (same defaults) at a constant lr, which decays the weight after
-     the step, so equal without decay; to float32 rounding.
+     the step, so equal without decay; heavyball.LaProp with decay; to float32 rounding.
     Assumes: noise whose size changes slowly beside 1 / (1 − β₂) steps; coordinates that mean
      something, since each has a scale of its own.
     Theory: regret O(√T) for convex losses, for any β₁ and β₂ (the paper, under Adam's assumptions).
