@@ -213,6 +213,8 @@ def test_a_module_that_a_person_names(tmp_path: Path) -> None:
         import_plugin("my_empty_module")
     with pytest.raises(InputError, match="ModuleNotFoundError: No module named 'my_absent'"):
         import_plugin("my_absent")
+    with pytest.raises(InputError, match="a module's name, not a file's; give 'my_own_rule'"):
+        import_plugin("my_own_rule.py")
 
 
 @pytest.mark.parametrize(

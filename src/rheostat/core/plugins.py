@@ -67,6 +67,12 @@ def import_plugin(module: str) -> None:
     The working directory is searched last. Raises InputError where the module fails to import, or
     registers nothing.
     """
+    if module.endswith(".py"):
+        name = Path(module).stem
+        raise InputError(
+            f"the plug-in {module!r}: should be a module's name, not a file's; give {name!r}, in "
+            "the file's folder"
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
