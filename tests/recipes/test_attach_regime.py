@@ -432,6 +432,45 @@ def test_signals_without_a_regime_are_measured_and_recorded(tmp_path: Path) -> N
     assert "segment" not in seen.series
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_says_how_often_it_clips_by_the_global_norm(tmp_path: Path, accumulate: int) -> None:
+    model = network()
+    clip = {"global_norm": 1.0}
+    recipe = {"optimizer": "adamw", "lr": 0.01, "clip": clip, "accumulate": accumulate}
+    clip_rate = rs.component("clip_rate").factory(span=20.0)
+    told: list[float] = []
+    with rs.attach(recipe, model, directory=tmp_path, signals=[clip_rate]) as run:
+        for update in range(12):
+            length = 10.0 if update % 3 == 0 else 0.1
+            for _ in range(accumulate):
+                for param in model.parameters():
+                    param.grad = torch.full_like(param, length / math.sqrt(_size(model)))
+                run.step(torch.tensor(0.0))
+            told.append(run.signals["clip_rate"])
+        shares = [float(update % 3 == 0) for update in range(12)]
+        weights = [math.exp(-(11 - update) / 20.0) for update in range(12)]
+        expected = sum(map(math.prod, zip(shares, weights, strict=True))) / sum(weights)
+        assert told[-1] == pytest.approx(expected)
+
+
+def test_of_another_clip_only_the_loop_can_say_how_often(tmp_path: Path) -> None:
+    model = network()
+    recipe = {"optimizer": "adamw", "lr": 0.01, "clip": {"value": 0.1}}
+    with rs.attach(recipe, model, directory=tmp_path, signals=["clip_rate"]) as run:
+        for share in (None, 0.25):
+            for param in model.parameters():
+                param.grad = torch.ones_like(param)
+            if share is not None:
+                run.report(clipped=share)
+            run.step(torch.tensor(1.0))
+            found = run.signals["clip_rate"]
+            assert math.isnan(found) if share is None else found == share
+
+
+def _size(model: nn.Module) -> int:
+    return sum(param.numel() for param in model.parameters())
+
+
 def test_with_a_closure_the_gradients_of_its_first_evaluation_are_seen(tmp_path: Path) -> None:
     model = network()
     run = rs.attach({"optimizer": "adamw", "lr": 0.01}, model, signals=["gradient_norm"])

@@ -13,6 +13,7 @@ from torch import Tensor
 from rheostat.core.controller import Now
 from rheostat.core.errors import InputError
 from rheostat.core.signal import Signal
+from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.results import StepResult
 from rheostat.recipes.bundle import Bundle, Progress
@@ -70,7 +71,10 @@ class Oversight:
         known = {one if isinstance(one, str) else one.name.partition("@")[0] for one in signals}
         asked = [*signals, *(name for name in needs if name not in known)]
         self.monitor = Monitor(asked, bundle.model, bundle.shown, per=per)
-        self._noise = any({*one.reported} & {*REPORTED} for one in self.monitor.signals.values())
+        reported = {name for one in self.monitor.signals.values() for name in one.reported}
+        self._noise, self._clips = bool(reported & {*REPORTED}), "clipped" in reported
+        self._mark: float | None = None
+        """The norm above which the coming update's gradients are clipped, where the run can say."""
         bundle.shown.register_step_pre_hook(self._before)
 
     # -- before the update ----------------------------------------------------------------------
@@ -98,6 +102,7 @@ class Oversight:
     @torch.no_grad()
     def _look(self) -> None:
         loop, count = self._loop, self._averaged
+        self._mark = self._clip_mark() if self._clips else None
         if isinstance(loop, Followed) or count == 1:
             self._looked = True
             self.monitor.before_step()
@@ -132,6 +137,18 @@ class Oversight:
         """The gradients that are averaged for an update."""
         return 1 if isinstance(self._loop, Followed) else self._loop.options.averaged
 
+    def _clip_mark(self) -> float | None:
+        """Of a clip by the global norm that every rule begins with; others clip something else."""
+        loop = self._loop
+        if isinstance(loop, Followed):
+            return None
+        groups = enumerate(loop.param_groups)
+        if any(loop.rule(at).pieces[0].name != "clip_by_global_norm" for at, _ in groups):
+            return None
+        first = loop.param_groups[0]
+        numbers = under_factors({"max_norm": first["max_norm"]}, first["factors"])
+        return float(numbers["max_norm"])
+
     # -- after it -------------------------------------------------------------------------------
 
     def check_no_loss(self) -> None:
@@ -164,6 +181,8 @@ class Oversight:
                 'run.step(loss, consumed={"samples": 32})',
                 stacklevel=3,
             )
+        if self._mark is not None and result.grad_norm is not None and result.applied:
+            said.setdefault("clipped", float(result.grad_norm > self._mark))
         self._loss, self._losses = sum(self._losses) / len(self._losses), []
         if not self._looked:  # skipped before it was due: by a scaler, or within an average
             self.monitor.before_step()

@@ -19,7 +19,8 @@ def clip_rate(max_norm: Positive | None = None, span: Positive = 100.0, every: C
 
     With `max_norm`, those whose gradient's norm reaches it, less one part in 1e5: a gradient that
     torch's clip_grad_norm_ has clipped already is that long. Without it, the mean of what the loop
-    reports as "clipped": 0, 1, or a share. A norm that is not finite is left out: such an update is
+    reports as "clipped": 0, 1, or a share; a run does so where its rules begin with a clip by the
+    global norm, as a recipe's `clip` does. A norm that is not finite is left out: such an update is
     skipped, not clipped. Unit: 1.
     max_norm: the norm above which gradients are clipped.
     span: updates in which weights fall by e.
