@@ -66,6 +66,54 @@ def test_it_resumes_and_replays_to_the_same_bits() -> None:
     assert same_bits(weights(replayed.model), weights(straight.model))
 
 
+def _level(regime: Regime, hands: Paper, steps: int, **signals: float) -> list[Account]:
+    found: list[Account] = []
+    for step in range(1, steps + 1):
+        now = Now(step, True, 1.0 + 0.01 * (step % 7), signals, fresh=frozenset(signals))
+        found += regime.after(now, hands)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("controller", "plan", "signals", "hyperparameter", "wanted"),
+    [
+        # Of 1 / (0.1 · 0.01 · 100) = 10 epochs it makes 30; of lr it only reads.
+        (
+            make("decay_balance", target=30.0, updates_per_epoch=100),
+            {"lr": 0.1, "weight_decay": 0.01},
+            {},
+            "weight_decay",
+            1 / 3,
+        ),
+        (make("adaptive_clipping"), {"max_norm": 1.0}, {"gradient_norm": 5.0}, "max_norm", 5.0),
+    ],
+    ids=["decay_balance", "adaptive_clipping"],
+)
+def test_what_is_computed_arrives_though_the_loss_does_not_fall_for_it(
+    controller: Controller,
+    plan: dict[str, float],
+    signals: dict[str, float],
+    hyperparameter: str,
+    wanted: float,
+) -> None:
+    hands = Paper(**plan)
+    accounts = _level(Regime([controller]), hands, 600, **signals)
+    assert hands.factor(hyperparameter) == pytest.approx(wanted, rel=0.2)
+    assert {account.verdict for account in accounts} == {"accepted"}
+
+
+def test_a_controller_may_read_what_nobody_acts_on() -> None:
+    seen: list[tuple[float | None, float, list[str]]] = []
+
+    def look(now: Now, memory: dict[str, Any]) -> None:
+        seen.append((now.planned.get("lr"), now.factors["lr"], [*now.planned]))
+        assert "absent" not in now.planned
+
+    controller = Controller(look, acts_on=("weight_decay",), name="look")
+    _level(Regime([controller]), Paper(lr={0: 0.5, 1: 0.25}, weight_decay=0.01), 1)
+    assert seen == [(0.5, 1.0, ["weight_decay"])]
+
+
 def test_an_error_in_a_controller_names_it() -> None:
     def broken(now: Now, memory: dict[str, Any]) -> None:
         raise ZeroDivisionError

@@ -190,7 +190,8 @@ class Now:
     backed_off: frozenset[str] = frozenset()
     """The hyperparameters that the safeguard holds lower, for a while after a roll back."""
     planned: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What the schedule says of each hyperparameter, for the coming update."""
+    """What the schedule says of each hyperparameter, for the coming update: of any that is there,
+    whoever acts on it."""
     reason: str | None = None
     """Why the step was not applied."""
 

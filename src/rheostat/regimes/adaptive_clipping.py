@@ -11,6 +11,7 @@ from rheostat.core.controller import Controller, Now, Scale
 from rheostat.core.hyper import Count, Positive
 from rheostat.core.registry import register
 from rheostat.core.signal import Memory
+from rheostat.regimes.grants import stepwise
 
 
 @register("controller", "adaptive_clipping", version=1)
@@ -26,7 +27,8 @@ def adaptive_clipping(
 
     "zscore": max_norm = μ + z σ, with exponential averages μ and σ² over about `window` norms, of
     which one above μ + z σ enters as μ + z² σ / z_of_it, as it would be clipped. "percentile": that
-    percentile of the last `window` norms. Every `every` steps, where it is off by more than `band`.
+    percentile of the last `window` norms. Every `every` steps, where it is off by more than `band`,
+    by 1.8 at most at a time.
 
     Stability: norms are measured before clipping, so what it sets does not change what it sees; the
      threshold is an average of the norms, and moves no faster than they do.
@@ -59,7 +61,7 @@ def adaptive_clipping(
             return None
         return Scale(
             hyperparameter="max_norm",
-            factor=quotient,
+            factor=stepwise(quotient),
             reason=f"the {by} of the last {window} gradient norms",
             evidence={"threshold": limit, "gradient_norm": norm},
         )

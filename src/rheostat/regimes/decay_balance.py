@@ -12,6 +12,7 @@ from rheostat.core.errors import InputError
 from rheostat.core.hyper import Count, Positive
 from rheostat.core.registry import register
 from rheostat.core.signal import Memory
+from rheostat.regimes.grants import stepwise
 
 
 @register("controller", "decay_balance", version=1)
@@ -29,7 +30,7 @@ def decay_balance(
     updates; the decay is set so that this is `target` epochs, whatever the schedule and other
     controllers make of lr. "ratio": where a normalisation follows, weights grow until ‖u‖ / ‖w‖
     is about √(2 lr · weight_decay); the decay is multiplied by target / ratio, so that the median
-    ratio comes to `target`. Acts where that is off by more than `band`, by 2 at most at a time.
+    ratio comes to `target`. Acts where that is off by more than `band`, by 1.8 at most at a time.
 
     Stability: the timescale is computed, not fed back. The ratio answers as the square root of the
      decay, so a correction by the whole quotient goes half the way, in the quotient's logarithm:
@@ -58,7 +59,7 @@ def decay_balance(
         memory["count"] = 0
         quotient, numbers = _by_timescale(now) if by == "timescale" else _by_ratio(memory)
         share = now.share("weight_decay")
-        wanted = min(max(share * min(max(quotient, 0.5), 2.0), 1 / most), most)
+        wanted = min(max(share * stepwise(quotient), 1 / most), most)
         if not math.isfinite(quotient) or abs(math.log2(wanted / share)) <= band:
             return None
         said = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())

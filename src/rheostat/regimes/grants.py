@@ -19,6 +19,16 @@ SAFETY = 100
 """The priority from which on a decision is a brake: it is not put on trial unless it asks for one,
 because what it prevents is in no forecast; who asked for it takes it back when all is calm."""
 
+TRIAL_FROM = 0.9
+"""Octaves from which on a change is a trial, unless the terms say otherwise."""
+
+
+def stepwise(factor: float) -> float:
+    """As much of a factor as is no trial yet, for who computes where a value belongs: that is no
+    bet on the loss, and what does not lower it is not wrong for that."""
+    most = 2.0 ** (TRIAL_FROM - 0.05)
+    return min(max(factor, 1 / most), most)
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -47,7 +57,7 @@ class Terms:
     bounds: Bounds = field(default_factory=Bounds)
     deadband: NonNegative = 0.05
     cooldown: Count = 20
-    trial_from: NonNegative = 0.9
+    trial_from: NonNegative = TRIAL_FROM
     history: Annotated[int, at.Ge(48), at.Le(100_000)] = 96
     window: Annotated[int, at.Ge(8), at.Le(100_000)] = 24
     convinced: NonNegative = 1.0

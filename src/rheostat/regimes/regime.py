@@ -18,6 +18,7 @@ from rheostat.regimes.book import Book
 from rheostat.regimes.course import Course
 from rheostat.regimes.grants import Asked, Terms
 from rheostat.regimes.hands import Hands, Idle
+from rheostat.regimes.planned import Factors, Planned
 from rheostat.regimes.safeguard import Care, Safeguard
 
 _JUMP = 1.5
@@ -111,12 +112,8 @@ class Regime:
         return self.book.take()
 
     def _asked(self, now: Now, hands: Hands) -> list[Asked]:
-        planned = {
-            name: next(iter(values.values()))
-            for name in self.acts_on
-            if (values := hands.planned(name))
-        }
-        factors = {**dict.fromkeys(planned, 1.0), **self.actuator.knobs.factors()}
+        planned = Planned(hands, self.acts_on)
+        factors = Factors({**dict.fromkeys(planned, 1.0), **self.actuator.knobs.factors()})
         factors["batch"] = self.actuator.growth
         off = self.actuator.knobs.backed_off()
         now = replace(now, factors=factors, planned=planned, backed_off=off)
