@@ -60,7 +60,19 @@ PYTORCH_OPTIMIZER = {
     "adafactor": "AdaFactor",
     "adam_mini": "AdamMini",
     "soap": "SOAP",
+    "shampoo": "ScalableShampoo",
 }
+PERIOD = 10
+"""Steps from one refreshment of SOAP's bases, or of Shampoo's roots, to the next."""
+SAME_PERIOD: dict[str, dict[str, int]] = {
+    "pytorch_optimizer.SOAP": {},
+    "pytorch_optimizer.ScalableShampoo": {
+        "preconditioning_compute_steps": PERIOD,
+        "start_preconditioning_step": 1,
+    },
+    "heavyball.SOAP": {"precondition_frequency": PERIOD, "use_precond_schedule": False},
+}
+"""What others have to be told for that."""
 HEAVYBALL = {
     "adamw": "AdamW",
     "adopt": "ADOPT",
@@ -97,18 +109,20 @@ def parameters(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
 
 
 def compare(
-    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int
+    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, period: int = 1
 ) -> tuple[float, float, float]:
-    """Median milliseconds of both, and the median of the ratios pair by pair."""
-    for _ in range(3):
+    """Median milliseconds of both, and the median of the ratios pair by pair. With a `period` the
+    times are means over so many steps, in which whatever is done once in a period is done once."""
+    for _ in range(3 if period == 1 else 1):
         ours()
         theirs()
     mine, other = [], []
     for _ in range(repeats):
         for act, times in ((ours, mine), (theirs, other)):
             start = time.perf_counter()
-            act()
-            times.append(1e3 * (time.perf_counter() - start))
+            for _ in range(period):
+                act()
+            times.append(1e3 * (time.perf_counter() - start) / period)
     ratios = [a / b for a, b in zip(mine, other, strict=True)]
     return statistics.median(mine), statistics.median(other), statistics.median(ratios)
 
@@ -294,7 +308,7 @@ def against_others(
         return
     for size, shapes in (("small", LISTS["small"]), ("large", LISTS["large"])):
         for name in listed:
-            heavy = name in ("soap", "muon")
+            heavy = name in ("soap", "muon", "shampoo")
             if heavy and size == "small":
                 continue
             named = [(f"m{i}", p) for i, p in enumerate(parameters(shapes))]
@@ -302,7 +316,10 @@ def against_others(
             # Of Adam-mini pytorch-optimizer makes groups by the names in a model.
             whole = library == "pytorch_optimizer" and name == "adam_mini"
             theirs = parameters(shapes)
-            peer = getattr(peers, names[name])(nn.ParameterList(theirs) if whole else theirs)
+            called = f"{library}.{names[name]}"
+            told = SAME_PERIOD.get(called)
+            made = nn.ParameterList(theirs) if whole else theirs
+            peer = getattr(peers, names[name])(made, **(told or {}))
             if library == "pytorch_optimizer" and name == "schedule_free_adamw":
                 peer.train()
             step = peer.step
@@ -310,8 +327,9 @@ def against_others(
                 step = _with_gradients(peer)
 
             goal = 0.6 if name == "soap" else 1.0
-            line = f"{size}: {name}, against {library}.{names[name]}"
-            report(line, compare(opt.step, step, 3 if heavy else n), goal)
+            repeats, period = (3 if heavy else n), (1 if told is None else PERIOD)
+            found = compare(opt.step, step, repeats, period)
+            report(f"{size}: {name}, against {called}", found, goal)
 
 
 def _with_gradients(peer: Any) -> Callable[[], None]:
