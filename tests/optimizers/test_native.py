@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.transform import Hyper, State, Transform
+from rheostat.optimizers import native
 from rheostat.optimizers.kernels import COMPILE_FROM
 from rheostat.optimizers.native import NativeKernel
 
@@ -106,6 +108,50 @@ def test_the_bits_do_not_depend_on_the_threads(name: str) -> None:
         torch.set_num_threads(threads)
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+def test_what_takes_long_is_not_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources: list[str] = []
+
+    def read(source: str) -> Any:
+        sources.append(source)
+        return library(source)
+
+    library = native.library
+    monkeypatch.setattr(native, "library", read)
+    _trained("lamb", "compiled")
+    source = sources[0]
+    first, _, rest = source.partition("static void pass1(")
+    second, _, _ = rest.partition("static void parameter(")
+    assert "root(w" in first
+    assert "root(w" not in second
+
+
+def test_two_threads_that_step_at_once_do_not_share_what_a_pass_leaves() -> None:
+    shape = (700, 700)
+    alone: list[Tensor] = []
+    for together in (False, True):
+        pairs: list[tuple[nn.Parameter, Any]] = []
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            param = nn.Parameter(torch.randn(shape, generator=generator))
+            param.grad = torch.randn(shape, generator=generator)
+            pairs.append((param, rs.optimizer("lamb", [param], mode="compiled")))
+        works = [threading.Thread(target=_steps, args=(opt, 30)) for _, opt in pairs]
+        for work in works:
+            work.start()
+            if not together:
+                work.join()
+        for work in works:
+            work.join()
+        found = [param.detach().clone() for param, _ in pairs]
+        alone = alone or found
+        assert all(map(torch.equal, found, alone))
+
+
+def _steps(opt: Any, count: int) -> None:
+    for _ in range(count):
+        opt.step()
 
 
 def test_what_is_multiplied_by_nothing_is_not_read() -> None:

@@ -10,7 +10,7 @@ value is known, if no later pass needs the one before. Sums along the axes of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -53,7 +53,9 @@ _CODE: Mapping[str, str] = {
     "where": "({0} ? {1} : {2})",
     "scalar_tensor": "T({0})",
 }
-
+_CUBE_ROOT = "cube_root({0})"
+_SLOW = {_CUBE_ROOT, *map(_CODE.get, ("div", "sqrt", "rsqrt", "reciprocal", "exp", "log"))}
+"""What takes as long as many products."""
 
 Axes = Literal["rc", "r", "c", ""]
 """What there is one value for: an element, a row, a column, the whole parameter."""
@@ -114,6 +116,9 @@ class Reader:
         self.axes = axes
         self.values: list[Value] = []
         self.sums: list[Value] = []
+        self.carried: Store | None = None
+        """What one pass leaves to a later one in memory of the kernel's own, the tensor after the
+        rule's last: an element that would take long to compute again."""
         # A cell holds the present value; whoever writes in place gives it another.
         self._cells: dict[fx.Node, list[Value]] = {}
         nodes = list(graph.graph.nodes)
@@ -192,7 +197,7 @@ class Reader:
                 share = self._apply("T({0}) * {1}", [options.get("value", 1), product])
                 return self._apply(_CODE["add"], [args[0], share])
             case "exp" if (cubed := _cubed(args[0])) is not None:
-                return self._apply("cube_root({0})", [cubed])
+                return self._apply(_CUBE_ROOT, [cubed])
             case "add" | "sub" if options.get("alpha", 1) != 1:
                 more = self._apply("T({0}) * {1}", [options["alpha"], args[1]])
                 return self._apply(_CODE[name], [args[0], more])
@@ -264,6 +269,26 @@ class Reader:
                 break
             when[clash] = every[-1]
         self._written = when
+        pairs = ((now, later) for now in every for later in every if now[0] < later[0])
+        for now, later in pairs:
+            for value in self._computed_twice(now, later):
+                if self.carried is None:
+                    self.carried = Store(len(self.axes), value)
+                    when[self.carried.place] = now
+
+    def _computed_twice(self, now: When, later: When) -> Iterator[Value]:
+        """What takes long, and is computed at both times; not what is only a part of such."""
+        first, second = (
+            [value for value, place in self.needed(at) if place is None] for at in (now, later)
+        )
+        both = {id(v): v for v in second if v.kind == "T" and any(v is one for one in first)}
+        parts = {id(one) for value in both.values() for one in value.inputs}
+
+        def is_slow(value: Value) -> bool:
+            known = (one for one in value.inputs if id(one) in both)
+            return value.code in _SLOW or any(map(is_slow, known))
+
+        yield from (value for at, value in both.items() if at not in parts and is_slow(value))
 
     def sums_at(self, when: When) -> list[Value]:
         """The sums over elements that are taken then."""
@@ -271,7 +296,8 @@ class Reader:
 
     def stores_at(self, when: When) -> list[Store]:
         """The tensors like the parameter that are written then."""
-        return [s for s in self.stores if s.value.wide and self._written[s.place] == when]
+        stores = self.stores if self.carried is None else [*self.stores, self.carried]
+        return [s for s in stores if s.value.wide and self._written[s.place] == when]
 
     def needed(self, when: When) -> list[tuple[Value, int | None]]:
         """The values of elements that are needed then, in order, each with the place of the tensor
@@ -280,6 +306,8 @@ class Reader:
 
     def _needed(self, now: When, written: Mapping[int, When]) -> list[tuple[Value, int | None]]:
         held = {id(s.value): s.place for s in self.stores if written.get(s.place, now) < now}
+        if (carried := self.carried) is not None and written[carried.place][0] < now[0]:
+            held[id(carried.value)] = carried.place
         found: set[int] = set()
 
         def visit(value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from rheostat.optimizers.assignments import PRODUCT, Assignments, Value
+from rheostat.optimizers.assignments import PRODUCT, Assignments, Reader, Value
 
 HEAD = """\
 #include <cstdint>
@@ -60,6 +60,21 @@ static inline float cube_root(float x) {
 static inline double cube_root(double x) { return exp(log(x) * (1.0 / 3)); }
 // Elements between two prefetches, how far ahead they look, and elements of one thread's share.
 constexpr int64_t STRIDE = 64, AHEAD = 512, SHARE = 16384;
+// Memory for what one pass leaves to the next; each thread that steps has its own, and keeps it.
+struct Spare {
+  void* at = nullptr;
+  int64_t bytes = 0;
+  ~Spare() { free(at); }
+};
+static inline void* spare(int64_t bytes) {
+  static thread_local Spare mine;
+  if (bytes > mine.bytes) {
+    free(mine.at);
+    mine.bytes = (bytes + 4095) / 4096 * 4096;
+    mine.at = aligned_alloc(4096, mine.bytes);
+  }
+  return mine.at;
+}
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline void fetch(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char*)p + at);
@@ -90,6 +105,13 @@ def source(graph: fx.GraphModule, wide: Sequence[bool], doubles: Sequence[bool] 
     Raises UnsupportedError.
     """
     return _Writer(Assignments(graph, wide), doubles).text()
+
+
+def spare(rule: Reader, count: str) -> list[str]:
+    """Where a pass leaves what is carried to a later one: of so many elements."""
+    if rule.carried is None:
+        return []
+    return [f"  T* t{rule.carried.place} = (T*)spare({count} * sizeof(T));"]
 
 
 class _Writer:
@@ -202,6 +224,7 @@ class _Writer:
                 for place, double in enumerate(self._doubles)
                 for kind in ("double" if double else "T",)
             ),
+            *spare(rule, "n"),
             "  const int64_t shares = (n + SHARE - 1) / SHARE;",
             f"  double* const sums = (double*)calloc(shares * {count} + 1, sizeof(double));",
             *self._settled(0),

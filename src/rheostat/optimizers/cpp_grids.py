@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rheostat.optimizers.assignments import Axes, Store, Value, When
-from rheostat.optimizers.cpp import HEAD
+from rheostat.optimizers.cpp import HEAD, spare
 from rheostat.optimizers.grids import Grid
 
 Kind = Literal["T", "double", "half"]
@@ -68,7 +68,8 @@ def source(grid: Grid, kinds: Sequence[Kind]) -> tuple[str, list[float]]:
 
 class _Writer:
     def __init__(self, grid: Grid, kinds: Sequence[Kind]) -> None:
-        self._grid, self._kinds = grid, kinds
+        self._grid, self._tensors = grid, len(kinds)
+        self._kinds: Sequence[Kind] = (*kinds, "T")  # the last for what is carried
         self.constants: list[float] = []
         self._literals: dict[tuple[int, int], int] = {}
         for value in grid.values:
@@ -140,7 +141,7 @@ class _Writer:
         for number in range(self._grid.passes):
             lines += self._pass(number)
         lines += self._parameter()
-        lines += [_RUN.format(dtype, len(self._kinds)) for dtype in ("float", "double")]
+        lines += [_RUN.format(dtype, self._tensors) for dtype in ("float", "double")]
         return "\n".join(lines) + "\n"
 
     def _given(self, number: int) -> Iterator[tuple[str, str]]:
@@ -258,8 +259,9 @@ class _Writer:
             "    const double* k, int threads) {",
             *(
                 f"  {self._type(place)}* t{place} = ({self._type(place)}*)tensors[{place}];"
-                for place in range(len(self._kinds))
+                for place in range(self._tensors)
             ),
+            *spare(grid, "rows * columns"),
             "  const int64_t each = most(most(ROWS / columns, (rows + 15) / 16), 4);",
             "  const int64_t shares = (rows + each - 1) / each;",
             f"  const int64_t width = {whole} + {len(self._shared) - whole} * columns;",
