@@ -432,6 +432,51 @@ def test_signals_without_a_regime_are_measured_and_recorded(tmp_path: Path) -> N
     assert "segment" not in seen.series
 
 
+NORMS_APART: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "weight_decay": 0.1,
+    "policy": [{"match": {"role": ["norm", "bias"]}, "weight_decay": 0, "lr": 1e-3}],
+}
+"""The first param group is the small one, without decay and with a rate of its own."""
+
+
+def test_the_largest_group_that_has_it_speaks_for_a_hyperparameter(tmp_path: Path) -> None:
+    balance = {"controller": "decay_balance", "updates_per_epoch": 10, "every": 20}
+    recipe = {**NORMS_APART, "lr": 1e-3, "regime": [balance]}
+    with quiet(recipe, tmp_path) as run:
+        assert run.optimizer.param_groups[0]["weight_decay"] == 0
+    (first, *_) = decisions(RunRecord.read(tmp_path))
+    assert (first.verdict, first.before) == ("accepted", 0.1)  # 1 / (1e-3 · 0.1 · 10) = 1000 epochs
+
+
+def test_the_plans_warm_up_is_that_of_the_largest_group(tmp_path: Path) -> None:
+    rate = {"schedule": "cosine", "peak": 3e-5, "warmup": 60}
+    recipe = {**NORMS_APART, "lr": rate, "regime": ["starting_rate"]}
+    with quiet(recipe, tmp_path, steps=90):
+        pass
+    acted = [account.step for account in decisions(RunRecord.read(tmp_path)) if account.done]
+    assert acted
+    assert min(acted) > 60
+
+
+def test_a_run_takes_signals_under_names_and_reports_that_its_own_wait_for(tmp_path: Path) -> None:
+    page_hinkley = rs.component("page_hinkley").factory
+    signals = {"inputs": page_hinkley(of="reported.mean", least=5), "loss": page_hinkley(least=5)}
+    recipe = {"optimizer": "adamw", "lr": 0.01, "regime": ["shift_responder"]}
+    model = network()
+    with rs.attach(recipe, model, directory=tmp_path, signals=signals) as run:
+        for step in range(12):
+            for param in model.parameters():
+                param.grad = torch.ones_like(param)
+            run.report(mean=float(step))
+            run.step(torch.tensor(1.0))
+        assert run.signals["inputs"] > 0
+        assert run.signals["loss"] == 0
+        assert "page_hinkley" in run.signals  # which the regime needs
+        with pytest.raises(InputError, match="no signal waits for 'means'"):
+            run.report(means=1.0)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_says_how_often_it_clips_by_the_global_norm(tmp_path: Path, accumulate: int) -> None:
     model = network()

@@ -186,10 +186,17 @@ def test_shift_responder_answers_for_a_while() -> None:
     rig = Rig(make("shift_responder", hold=100, rest=200, pull=4.0), pull=0.01)
     rig.run(_shifts(50)[:60])
     assert rig.kinds() == ["anchor", "scale", "scale", "scale"]
-    assert rig.shares == {"lr": 1.5, "weight_decay": 1.5, "pull": 4.0}
-    rig.run(_shifts(50)[60:])
-    assert rig.shares == {"lr": 1.0, "weight_decay": 1.0, "pull": 1.0}
-    assert rig.decisions[-1][0] == 151
+    rig.run(_shifts(50)[60:140])
+    assert rig.shares == pytest.approx({"lr": 1.5, "weight_decay": 1.5, "pull": 4.0})
+    rig.run(_shifts(50)[140:])
+    assert rig.shares == pytest.approx({"lr": 1.0, "weight_decay": 1.0, "pull": 1.0})
+    assert rig.decisions[-1][0] == 151 + 2 * 25  # in as many steps as the largest took
+
+
+def test_shift_responder_hears_a_probability_that_falls() -> None:
+    rig = Rig(make("shift_responder", watch="kolmogorov_smirnov", hold=50))
+    rig.run({"kolmogorov_smirnov": 1e-6 if 50 <= k < 60 else 0.3} for k in range(90))
+    assert rig.kinds() == ["anchor", "scale", "scale"]
 
 
 def test_shift_responder_rests_and_adds_nothing_while_it_answers() -> None:

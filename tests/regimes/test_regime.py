@@ -102,6 +102,21 @@ def test_what_is_computed_arrives_though_the_loss_does_not_fall_for_it(
     assert {account.verdict for account in accounts} == {"accepted"}
 
 
+def test_an_answer_to_a_shift_stands_as_long_as_it_should_though_the_loss_has_risen() -> None:
+    controller = make("shift_responder", explore=3.0, decay=1.0, pull=4.0, hold=200, rest=100)
+    hands, accounts, held = Paper(lr=0.1, pull=0.01), list[Account](), list[float]()
+    regime = Regime([controller])
+    for step in range(1, 700):
+        signals = {"page_hinkley": 50.0 if 250 <= step < 260 else 0.0}
+        loss = (1.0 if step < 245 else 9.0) + 0.01 * (step % 7)
+        now = Now(step, True, loss, signals, fresh=frozenset(signals))
+        accounts += regime.after(now, hands)
+        held.append(min(hands.factor("lr") / 3.0, hands.factor("pull") / 4.0))
+    assert {account.verdict for account in accounts} == {"accepted"}
+    assert min(held[330:449]) == pytest.approx(1.0)
+    assert hands.factor("lr") == hands.factor("pull") == 1.0
+
+
 def test_a_controller_may_read_what_nobody_acts_on() -> None:
     seen: list[tuple[float | None, float, list[str]]] = []
 

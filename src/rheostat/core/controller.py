@@ -191,7 +191,7 @@ class Now:
     """The hyperparameters that the safeguard holds lower, for a while after a roll back."""
     planned: Mapping[str, float] = field(default_factory=dict[str, float])
     """What the schedule says of each hyperparameter, for the coming update: of any that is there,
-    whoever acts on it."""
+    whoever acts on it. Of several param groups that of the largest in which it is not 0."""
     reason: str | None = None
     """Why the step was not applied."""
 

@@ -17,7 +17,6 @@ from rheostat.checkpoint.load import Checkpoint
 from rheostat.core.errors import InputError, nearest
 from rheostat.core.naming import unwrapped
 from rheostat.core.schedule import Schedule
-from rheostat.core.signal import Signal
 from rheostat.optimizers.changes import Change
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.loop import Optimizer
@@ -38,6 +37,7 @@ from rheostat.record.run import LOG_NAME
 from rheostat.record.writer import RunWriter
 from rheostat.signals.fingerprint import fingerprint, mark, rng_mark, section_names
 from rheostat.signals.observation import Per
+from rheostat.signals.order import Signals
 
 Resume = Literal["never", "auto", "must"]
 RESUMES = ("never", "auto", "must")
@@ -61,7 +61,7 @@ def attach(
     sampler: Stateful | None = None,
     extra: Mapping[str, Stateful] | None = None,
     changes: Sequence[Change] = (),
-    signals: Sequence[str | Signal] = (),
+    signals: Signals = (),
     per: Per = "all",
     loss_of: LossOf | None = None,
 ) -> Run:
@@ -88,7 +88,8 @@ def attach(
         extra: whatever else is to be saved, by name: a GradScaler, a loader, an evaluator.
         changes: in what model and recipe differ from what was saved; see
             `rheostat.optimizers.changes`. Made once: a restart goes on from what they led to.
-        signals: to measure and record beside those that the recipe's regime needs.
+        signals: to measure and record beside those that the recipe's regime needs; as a mapping,
+            under names of your own.
         per: measure what is made of inner products by param "group" or by "parameter", too: series
             "gradient_norm[0]", "gradient_norm[head.weight]".
         loss_of: a function from a batch's number to its loss with the present weights, a tensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,10 +27,12 @@ def check_step(loss: Any, closure: Any, consumed: Any) -> None:
         raise InputError(f"run.step: consumed: {_said(consumed)}; {what}")
 
 
-def check_reported(values: Mapping[str, Any]) -> None:
-    """Refuse what no signal there is waits for, and what is no number. Raises InputError."""
+def check_reported(values: Mapping[str, Any], signals: Iterable[Signal]) -> None:
+    """Refuse what none of these signals waits for, nor any other there is as it comes; and what is
+    no number. Raises InputError."""
+    heard = frozenset(name for one in signals for name in one.reported)
     for name, value in values.items():
-        if name not in (known := _reported(*(one.ref for one in components("signal")))):
+        if name not in (known := heard) and name not in (known := _every_report()):
             raise InputError(f"run.report: no signal waits for {name!r}; {nearest(name, known)}")
         if not _is_number(value):
             raise InputError(f"run.report: {name}: {_said(value)}; should be one real number")
@@ -48,7 +50,10 @@ def check_attached(
         raise InputError(f"attach: extra: {_said(extra)}; should be objects by their names")
     if isinstance(signals, str):
         raise InputError(f"attach: signals={signals!r}: should be a list; put it in [ ]")
-    for signal in signals:
+    listed = (
+        cast("Mapping[str, Any]", signals).values() if isinstance(signals, Mapping) else signals
+    )
+    for signal in listed:
         if not isinstance(signal, str | Signal):
             raise InputError(f"attach: signals: {_said(signal)}; should be a signal or its name")
     if loss_of is not None and not callable(loss_of):
@@ -56,6 +61,10 @@ def check_attached(
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise InputError(f"attach: {name}={value!r}: should be a number")
+
+
+def _every_report() -> frozenset[str]:
+    return _reported(*(one.ref for one in components("signal")))
 
 
 @functools.cache

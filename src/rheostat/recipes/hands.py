@@ -47,15 +47,22 @@ class RunHands(Unable):
         """Of the schedules, before the last roll back."""
         self._bundle = bundle
         self._loss_of = loss_of
+        self._sizes: list[int] = []
+        """Elements of each param group."""
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
         return self._bundle.optimizer.param_groups
 
     def planned(self, hyperparameter: str) -> Mapping[int, float]:
-        """The numbers in the param groups, which show the plan and no factor."""
-        found = {index: _number(group, hyperparameter) for index, group in enumerate(self._groups)}
-        return {index: value for index, value in found.items() if value is not None}
+        """The numbers in the param groups, which show the plan and no factor. First the group with
+        the most elements, which speaks for all; last those where it is 0."""
+        groups = self._groups
+        if len(self._sizes) != len(groups):
+            self._sizes = [sum(param.numel() for param in group["params"]) for group in groups]
+        found = ((index, _number(group, hyperparameter)) for index, group in enumerate(groups))
+        there = [(index, value) for index, value in found if value is not None]
+        return dict(sorted(there, key=lambda one: (one[1] == 0, -self._sizes[one[0]])))
 
     def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:
         """In the group, beside the number that it multiplies."""

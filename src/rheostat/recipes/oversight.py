@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rheostat.core.controller import Now
 from rheostat.core.errors import InputError
-from rheostat.core.signal import Signal
 from rheostat.optimizers.factors import under_factors
 from rheostat.optimizers.followed import Followed
 from rheostat.optimizers.results import StepResult
@@ -25,6 +24,7 @@ from rheostat.signals.monitor import Monitor
 from rheostat.signals.noise import REPORTED
 from rheostat.signals.norms import squares
 from rheostat.signals.observation import Per
+from rheostat.signals.order import Signals, base_name
 
 
 class Oversight:
@@ -47,7 +47,7 @@ class Oversight:
         self,
         bundle: Bundle,
         regime: Regime | Replay | None,
-        signals: Sequence[str | Signal] = (),
+        signals: Signals = (),
         loss_of: LossOf | None = None,
         per: Per = "all",
     ) -> None:
@@ -68,9 +68,7 @@ class Oversight:
         if self._acts:
             self.hands.learnt_batch()
         needs = () if regime is None else regime.needs
-        known = {one if isinstance(one, str) else one.name.partition("@")[0] for one in signals}
-        asked = [*signals, *(name for name in needs if name not in known)]
-        self.monitor = Monitor(asked, bundle.model, bundle.shown, per=per)
+        self.monitor = Monitor(_with(needs, signals), bundle.model, bundle.shown, per=per)
         reported = {name for one in self.monitor.signals.values() for name in one.reported}
         self._noise, self._clips = bool(reported & {*REPORTED}), "clipped" in reported
         self._mark: float | None = None
@@ -248,3 +246,11 @@ class Oversight:
         self.hands.stop_reason = state["stop_reason"]
         self._reported, self._squares = dict(state["reported"]), list(state["squares"])
         self._losses, self._phase = list(state["losses"]), state["phase"]
+
+
+def _with(needs: Iterable[str], signals: Signals) -> Signals:
+    """These signals, and those of the needs that are not among them."""
+    if isinstance(signals, Mapping):
+        return {**{name: name for name in needs}, **signals}
+    known = {*map(base_name, signals)}
+    return [*signals, *(name for name in needs if name not in known)]

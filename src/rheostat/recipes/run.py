@@ -79,9 +79,10 @@ class Run(Planned):
         """Say what no signal can see for itself: `report(validation=0.31)`. It counts for the
         coming step; without signals nobody hears it. Raises InputError for another name."""
         self._check_open("report")
-        check_reported(values)
-        if self._oversight is not None:
-            self._oversight.report(values)
+        seen = self._oversight
+        check_reported(values, () if seen is None else seen.monitor.signals.values())
+        if seen is not None:
+            seen.report(values)
 
     def step(
         self,

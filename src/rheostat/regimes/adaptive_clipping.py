@@ -62,7 +62,7 @@ def adaptive_clipping(
         return Scale(
             hyperparameter="max_norm",
             factor=stepwise(quotient),
-            reason=f"the {by} of the last {window} gradient norms",
+            reason=f"the {by} of the last {min(memory['seen'], window)} gradient norms",
             evidence={"threshold": limit, "gradient_norm": norm},
         )
 

@@ -57,6 +57,8 @@ def decay_balance(
         if memory["count"] < every:
             return None
         memory["count"] = 0
+        if not now.planned.get("weight_decay", 0.0) > 0:
+            return None
         quotient, numbers = _by_timescale(now) if by == "timescale" else _by_ratio(memory)
         share = now.share("weight_decay")
         wanted = min(max(share * stepwise(quotient), 1 / most), most)

@@ -24,7 +24,8 @@ class Hands(Protocol):
 
     def planned(self, hyperparameter: str) -> Mapping[int, float]:
         """What the plan says for the coming update, by the index of each param group that has the
-        hyperparameter: the schedule's value or the constant, without the regime's factor."""
+        hyperparameter: the schedule's value or the constant, without the regime's factor. The first
+        one is what controllers are told."""
         ...
 
     def set_factor(self, hyperparameter: str, group: int, factor: float) -> None:

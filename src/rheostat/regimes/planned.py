@@ -8,7 +8,8 @@ from rheostat.regimes.hands import Hands
 
 
 class Planned(Mapping[str, float]):
-    """The plan's value of any hyperparameter that is there, that of its first param group.
+    """The plan's value of any hyperparameter that is there, that of the first param group which the
+    hands name.
 
     It is asked for when it is looked up: a controller may read what it does not act on.
 

@@ -23,6 +23,8 @@ _LOST = 0.5
 _RISEN = 1.25
 """Standard deviations of single losses by which a level lies above the lowest where the loss has
 risen: one of a loss that only scatters does so at both looks in 2 or 3 of 100 runs."""
+_LATE = 0.5
+"""Of the largest rate that was planned: below this the plan itself makes the steps small."""
 _NEAR = 1.05
 """What is this near to a bound is at it."""
 
@@ -40,11 +42,12 @@ def starting_rate(
 
     Once the plan's warm-up is over (the planned rate no longer rises), by medians of eight steps:
     where weights move in an update by less than `low` of their norm, lr × target / ratio, until it
-    is above `low`. Where it is above, and `settle` steps later the loss, in two such medians in a
-    row, has risen from its lowest one by more than it scatters, to `worse` times that and above
-    half of the first, or to where it began, the rate is in doubt; where it is so still when another
-    two `settle` are over, back to the good state and lr × `factor`, and again, at one look each.
-    With neither, the rate is taken as sound, and is not touched any more.
+    is above `low` or the plan has come down to half of its peak. Where it is above, and `settle`
+    steps later the loss, in two such medians in a row, has risen from its lowest one by more than
+    it scatters, to `worse` times that and above half of the first, or to where it began, the rate
+    is in doubt; where it is so still when another two `settle` are over, back to the good state and
+    lr × `factor`, and again, at one look each. With neither, the rate is taken as sound, and is not
+    touched any more.
 
     Stability: it acts only before it has once found the rate sound; a rate once in doubt is
      never raised again, so it cannot oscillate; its part stays within [1/most, most].
@@ -88,6 +91,7 @@ def starting_rate(
         stuck = judged and least > _STARTED * memory["first"]
         # Weights that a rate too large has blown up move little, too.
         small = not memory["doubted"] and ratio < (target if stuck else low)
+        small = small and memory["planned"] > _LATE * memory["peak"]
         if small and share * _NEAR < most:
             memory.update(since=0, wait=settle + now.step)  # as long as a run from its start has
             up = min(target / ratio if ratio else math.inf, most / share)
@@ -115,7 +119,7 @@ def starting_rate(
         return None
 
     start: Memory = {"losses": [], "ratios": [], "best": math.inf, "first": None, "since": 0}
-    start.update(planned=0.0, step=0, wait=settle, wanted=None, doubted=False)
+    start.update(planned=0.0, peak=0.0, step=0, wait=settle, wanted=None, doubted=False)
     start["sound"] = False
     return Controller(decide, ("update_ratio",), ("lr",), start, priority=100)
 
@@ -131,6 +135,7 @@ def _taken_in(now: Now, memory: Memory) -> tuple[float | None, float | None]:
         memory.update(losses=[], ratios=[], best=math.inf, since=0)
     planned = now.planned.get("lr", 0.0)
     rises, memory["planned"] = planned > memory["planned"], planned
+    memory["peak"] = max(memory["peak"], planned)
     memory["step"], memory["since"] = now.step, 0 if rises else memory["since"] + 1
     level = _follow(memory, "losses", now.loss, keep=2 * _BLOCK)
     if level is not None:

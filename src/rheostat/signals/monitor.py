@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import ChainMap, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import compress, islice
 from typing import Any, cast
@@ -20,7 +20,7 @@ from rheostat.signals.activations import Activations
 from rheostat.signals.dues import IDLE, Due, Dues, on_report
 from rheostat.signals.late import Numbers
 from rheostat.signals.observation import Observation, Per
-from rheostat.signals.order import named
+from rheostat.signals.order import Signals, named
 from rheostat.signals.products import Cells, Part
 from rheostat.signals.sums import compiled
 from rheostat.signals.wanted import LAST, needs_both
@@ -64,7 +64,7 @@ class Monitor:
 
     def __init__(
         self,
-        signals: Sequence[str | Signal] | Mapping[str, str | Signal],
+        signals: Signals,
         model: nn.Module | None = None,
         optimizer: Optimizer | None = None,
         *,

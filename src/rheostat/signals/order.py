@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TypeAlias, cast
 
 from rheostat.core.errors import InputError
 from rheostat.core.registry import component
 from rheostat.core.signal import Signal
 
+Signals: TypeAlias = Sequence[str | Signal] | Mapping[str, str | Signal]
+"""Signals, or their names: in a list, or by names of one's own."""
 
-def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[str, Signal]:
+
+def named(signals: Signals) -> dict[str, Signal]:
     """Signals by the name that their values go under, each behind those that it needs; a needed one
     that is not among them is added.
 
@@ -25,7 +28,7 @@ def named(signals: Sequence[str | Signal] | Mapping[str, str | Signal]) -> dict[
     elif isinstance(cast("object", signals), str | Signal):
         raise InputError("the monitor takes a list of signals; put it in [ ]")
     else:
-        given = [(_name(one), one) for one in signals]
+        given = [(base_name(one), one) for one in signals]
     made: dict[str, Signal] = {}
     for name, one in given:
         if name in made:
@@ -56,7 +59,8 @@ def _updates(count: int) -> str:
     return "update" if count == 1 else f"{count} updates"
 
 
-def _name(one: str | Signal) -> str:
+def base_name(one: str | Signal) -> str:
+    """What a signal is called in a list: its component, without the version."""
     return (one if isinstance(one, str) else one.name).partition("@")[0]
 
 
