@@ -32,7 +32,7 @@ def check_reported(values: Mapping[str, Any], signals: Iterable[Signal]) -> None
     no number. Raises InputError."""
     heard = frozenset(name for one in signals for name in one.reported)
     for name, value in values.items():
-        if name not in (known := heard) and name not in (known := _every_report()):
+        if name not in heard and name not in (known := heard | _every_report()):
             raise InputError(f"run.report: no signal waits for {name!r}; {nearest(name, known)}")
         if not _is_number(value):
             raise InputError(f"run.report: {name}: {_said(value)}; should be one real number")
