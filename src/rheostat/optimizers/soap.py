@@ -38,8 +38,8 @@ def soap(
     Theory: no proof is published with it.
     Practice: about 40 % fewer steps than AdamW on language models at large batches by its authors'
      measurements, with AdamW's lr; the first step only learns.
-    State: 8*m*n + 8*m*m + 8*n*n bytes for m × n, 8*n for n; so where both sides are at most
-     max_precond_dim.
+    State: 8*m*n + 8*m*m + 8*n*n bytes for m × n, 8*n for n; so where both sides are longer than 1
+     and at most max_precond_dim.
     Flops: 5 m n (m + n) a step, and a QR decomposition of each side every precondition_frequency
      steps.
     Use: for transformers at large batches, where steps are dear beside the optimizer.
