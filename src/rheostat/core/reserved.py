@@ -39,6 +39,7 @@ NUMBERS = frozenset(
         "received",
         "renewed",
         "skipped",
+        "observed",
         "limit",
         "maximize",
         "seed",

@@ -19,7 +19,7 @@ from rheostat.optimizers.state import ALGORITHM, LABELS, SHARED, is_label, piece
 OWN = ("accumulated", "master")
 """Buffers of the loop, which belong to no piece."""
 
-_APART = ("plan", "mode", "received", "renewed", "skipped")
+_APART = ("plan", "mode", "received", "renewed", "skipped", "observed")
 """Group keys that may differ between groups whose parameters come together."""
 _PROGRESS = (*START, "uncounted", "phase", "evaluating")
 """Group keys that say how far the optimizer is: the saved ones go on."""
@@ -169,6 +169,8 @@ class Fitting:
         received = (n for n in going_on if n in self._group_of[n].get("received", ()))
         found |= {"received": tuple(received), "skipped": first.get("skipped", 0)}
         found["renewed"] = first.get("renewed", False)
+        # The most of all, so that no signs are drawn again.
+        found["observed"] = max((g.get("observed", 0) for g in sources.values()), default=0)
         if kept:
             for source in sources.values():
                 for key in first:

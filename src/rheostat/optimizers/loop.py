@@ -309,17 +309,17 @@ class Optimizer(torch.optim.Optimizer):
         """Let second-order rules (Sophia) see a sample of the Hessian's diagonal; call it every k
         steps, as their cards say.
 
-        "hutchinson": `closure` returns the loss, without a backward pass; the sample is
-        z ∘ (H z) with random signs z. "gnb" (Gauss–Newton–Bartlett): `closure` returns the mean
-        loss over `batch_size` examples whose labels were drawn from the model's own output; the
-        sample is batch_size · g ∘ g. No gradient, weight or step count is changed. Liu et al.
-        2023 (arXiv:2305.14342), Algorithms 1 and 2.
+        "hutchinson": `closure` returns the loss, without a backward pass; the sample is z ∘ (H z),
+        negated under `maximize`, with new random signs z. "gnb" (Gauss–Newton–Bartlett): it
+        returns the mean loss over `batch_size` examples with labels drawn from the model's output;
+        the sample is batch_size · g ∘ g. One that is not finite goes the way of `nonfinite`; no
+        gradient, weight or step count changes. Liu et al. 2023 (arXiv:2305.14342), Algorithms 1, 2.
 
-        Raises:
-            InputError: an unknown estimator, no rule that observes, a loss without a graph.
+        Raises InputError for an unknown estimator, a closure that gives no loss with its graph, no
+        rule that observes; RheostatError for a sample that is not finite under "raise".
         """
         every = self._roster.all(self.param_groups, self.state)
-        observe(self.param_groups, self._rules, every, closure, estimator, batch_size)
+        observe(self.param_groups, self._rules, every, self.options, closure, estimator, batch_size)
 
     # -- views ----------------------------------------------------------------------------------
 

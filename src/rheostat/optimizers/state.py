@@ -47,6 +47,7 @@ SHARED: Mapping[str, Any] = {
     "growth": 1.0,
     "phase": 0,
     "skipped": 0,
+    "observed": 0,
     "received": (),
     "renewed": False,
     "evaluating": False,
@@ -168,7 +169,8 @@ def _group_problems(index: int, theirs: Mapping[str, Any], mine: Mapping[str, An
         problems.append(f"group {index} was saved without {', '.join(missing)}")
     if extra := sorted(key for key in theirs.keys() - mine.keys() if not is_label(key, theirs)):
         problems.append(f"group {index} was saved with {', '.join(extra)}, which this rule has not")
-    wrong = [key for key in (*START, "phase", "skipped", "growth") if not _is_count(theirs[key])]
+    counts = (*START, "phase", "skipped", "observed", "growth")
+    wrong = [key for key in counts if not _is_count(theirs[key])]
     limit, factors = theirs["limit"], theirs["factors"]
     wrong += [] if limit is None or _is_count(limit) else ["limit"]
     plain = isinstance(factors, Mapping) and all(map(_is_count, cast("Any", factors).values()))
