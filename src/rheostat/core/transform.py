@@ -195,11 +195,17 @@ class Transform:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """An argument of this type takes a Transform as it is."""
+        """An argument of this type takes a Transform as it is, and says what would be one."""
         del source, handler
-        from pydantic_core import core_schema
+        from pydantic_core import PydanticCustomError, core_schema
 
-        return core_schema.is_instance_schema(cls)
+        def look(value: object) -> object:
+            if isinstance(value, Transform):
+                return value
+            raise PydanticCustomError("transform_type", "{said}", {"said": _no_transform(value)})
+
+        schema = core_schema.is_instance_schema(cls)
+        return core_schema.no_info_before_validator_function(look, schema)
 
     @property
     def synchronises(self) -> bool:
@@ -256,9 +262,14 @@ def transform_in(value: object, where: str) -> Transform:
 
     Raises InputError with what would be one; `where` begins the message.
     """
+    if isinstance(value, Transform):
+        return value
+    raise InputError(f"{where}: {_no_transform(value)}")
+
+
+def _no_transform(value: object) -> str:
+    """What would be a transform in the place of what is none."""
     match value:
-        case Transform():
-            return value
         case str():
             said = f"text; component({value!r}, 'optimizer').factory() makes one of a name"
         case None:
@@ -275,7 +286,7 @@ def transform_in(value: object, where: str) -> Transform:
             said = f"a function; call it: {getattr(value, '__name__', 'it')}(…)"
         case _:
             said = f"an object of type {type(value).__name__}"
-    raise InputError(f"{where}: should be a transform, not {said}")
+    return f"should be a transform, not {said}"
 
 
 _SCOPES: tuple[Scope, ...] = ("element", "whole", "matrix", "tensor")
@@ -320,7 +331,9 @@ def chain(*transforms: Transform) -> Transform:
 
 def named(prefix: str, transform: Transform) -> Transform:
     """The transform with `prefix.` before every name it declares, so that two of a kind fit into
-    one chain."""
+    one chain. Raises InputError for a prefix that is no text, or empty."""
+    if not isinstance(prefix, str) or not prefix:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"named: prefix={prefix!r}: should be text, such as 'inner'")
     renamed = chain(
         *(_prefixed(prefix, piece) for piece in transform_in(transform, "named").pieces)
     )
