@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -206,3 +207,69 @@ def test_what_is_no_number(given: Any) -> None:
         opt.grow(given)
     with pytest.raises(InputError, match=r"consumed: tokens=.*: should be finite and not negative"):
         opt.consumed(tokens=given)
+
+
+ONE_LINE: list[tuple[Callable[[], Any], str]] = [
+    (
+        lambda: ANY.layerwise_groups(_model(), "a"),
+        r"layerwise_groups: decay='a': should be above 0",
+    ),
+    (lambda: ANY.layerwise_groups(_model(), None), r"layerwise_groups: decay=None: should be"),
+    (
+        lambda: ANY.layerwise_groups(None, 0.5),
+        r"layerwise_groups: .*not an object of type NoneType",
+    ),
+    (lambda: ANY.match(ADAMW(), role=None), r"match: role=None: should be text, or several"),
+    (lambda: ANY.match(ADAMW(), name=3), r"match: name=3: should be text, or several"),
+    (lambda: ANY.match(ADAMW(), name=[3]), r"match: name=\(3,\): should be text, or several"),
+    (lambda: ANY.match(ADAMW(), min_dim="2"), r"match: min_dim='2': should be a whole number"),
+    (lambda: ANY.named("", ADAMW()), r"named: prefix='': should be text"),
+    (lambda: ANY.named(3, ADAMW()), r"named: prefix=3: should be text"),
+    (lambda: ANY.optimizer("adamw", _model()).step(3), r"step: .* not with an object of type int"),
+    (
+        lambda: ANY.transforms.blend(MUON(), rs.transforms.trace()),
+        r"blend: first=<Policy>: should be a transform, not the policy muon, .* \.lines\[0\]\.rule",
+    ),
+    (
+        lambda: ANY.transforms.blend(rs.transforms.trace(), "lion"),
+        r"blend: second='lion': should be a transform, not text; component\('lion'",
+    ),
+    (lambda: ANY.transforms.trace(ADAMW()), r"trace: momentum=<Transform>: should be a number"),
+    (
+        lambda: ANY.transforms.trace(torch.ones(200)),
+        r"trace: momentum: should be one number, not 200",
+    ),
+    (lambda: ANY.transforms.trace("a" * 999), r"trace: momentum='a{119}…: should be a number"),
+]
+
+
+@pytest.mark.parametrize(("act", "said"), ONE_LINE)
+def test_it_is_refused_in_one_line(act: Callable[[], Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_patterns_and_numbers_of_any_kind_make_a_line() -> None:
+    line = rs.match(ADAMW(), role=["bias", "norm"], name=(n for n in ANY._DOORS), min_dim=1)
+    assert line.role == ("bias", "norm")
+    assert rs.layerwise_groups(nn.Sequential(_model()), torch.tensor(0.5).item())
+
+
+@pytest.mark.parametrize("given", ["{", "[]", "", None, 3])
+def test_a_state_whose_written_numbers_are_broken(given: Any) -> None:
+    optimizer = rs.optimizer("adamw", _model())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["given"] = given
+    with pytest.raises(InputError, match=re.escape(f"group 0 was saved with given={given!r}")):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("states", [[], None, "state"])
+def test_a_state_that_is_no_mapping(states: Any) -> None:
+    optimizer = rs.optimizer("adamw", _model())
+    saved = {**optimizer.state_dict(), "state": states}
+    kind = type(states).__name__
+    with pytest.raises(InputError, match=f"has a {kind} under 'state', which should be a mapping"):
+        optimizer.load_state_dict(saved)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import rheostat as rs
 from rheostat.core.errors import InputError
+from rheostat.core.transform import identity
 
 SGD, ADAMW, RADAM = "schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"
 PEERS: dict[str, Any] = {
@@ -289,3 +290,34 @@ def test_what_moves_the_weights_besides_is_refused(rule: str, name: str) -> None
     lines = rs.policy(rs.match(made()))
     with pytest.raises(InputError, match=said):
         lines.after(WRITERS[name]())
+
+
+CHANGERS: dict[str, Callable[[], rs.Transform]] = {
+    "clip_by_global_norm": lambda: rs.transforms.clip_by_global_norm(1.0),
+    "scale_by_adam": rs.transforms.scale_by_adam,
+    "add_decayed_weights": rs.transforms.add_decayed_weights,
+    "cautious_update": rs.transforms.cautious_update,
+    "orthogonalize": rs.transforms.orthogonalize,
+}
+
+
+@pytest.mark.parametrize("name", CHANGERS)
+def test_what_would_change_the_step_behind_it_is_refused(name: str) -> None:
+    step, piece = rs.transforms.schedule_free_step(), CHANGERS[name]()
+    said = f"chain: {name} would change the step of schedule_free_step, .*; put {name} before"
+    for pieces in (
+        (step, piece),
+        (rs.chain(rs.Transform(identity), step), rs.chain(piece)),
+        (rs.named("inner", step), rs.named("outer", piece)),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            rs.chain(*pieces)
+        assert "\n" not in str(caught.value)
+    assert rs.chain(piece, step).scaled
+
+
+def test_what_leaves_the_update_alone_may_stand_behind_it() -> None:
+    silent = rs.Transform(identity, name="silent")
+    step = rs.transforms.schedule_free_step
+    assert rs.chain(step(), silent).scaled
+    assert rs.chain(step(), rs.named("outer", silent), rs.transforms.sam(0.1)).scaled

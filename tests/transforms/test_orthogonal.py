@@ -315,3 +315,31 @@ def test_every_number_of_steps_has_its_set() -> None:
 def test_default_steps_cover_the_sets() -> None:
     assert set(DEFAULT_STEPS) == set(NAMES)
     assert [len(iteration(name).polynomials) for name in NAMES] == [5, 5, 4]
+
+
+@pytest.mark.parametrize("name", get_args(Coefficients))
+@pytest.mark.parametrize("power", [-10, 31, 40, 66, 400, 1000])
+def test_float64_keeps_its_bits_where_its_squares_overflow_float32(
+    name: Coefficients, power: int
+) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(6, 9, dtype=torch.float64)
+    how = iteration(name)
+    found = near_polar(matrix * 2.0**power, how, torch.bfloat16, 0.0)
+    assert torch.equal(found, near_polar(matrix, how, torch.bfloat16, 0.0))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["muon", "normuon", "scion"])
+@pytest.mark.parametrize("size", [1e20, 1e100])
+def test_large_float64_gradients_leave_finite_weights(name: str, size: float) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)).double()
+    optimizer = rs.optimizer(name, model)
+    before = [param.detach().clone() for param in model.parameters()]
+    for param in model.parameters():
+        param.grad = torch.randn_like(param) * size
+    optimizer.step()
+    for param, old in zip(model.parameters(), before, strict=True):
+        assert param.isfinite().all()
+        assert not torch.equal(param, old)

@@ -146,3 +146,29 @@ def test_resumes_and_takes_odd_parameters(name: str) -> None:
 
     assert_resumes(make)
     assert_takes_odd_parameters(make)
+
+
+@pytest.mark.parametrize("make", [rs.transforms.unit_norm, rs.transforms.max_norm])
+@pytest.mark.parametrize("dim", [5, 2, -3])
+def test_a_dimension_that_a_parameter_has_not_is_refused(
+    make: Callable[..., rs.Transform], dim: int
+) -> None:
+    name = make().name
+    said = rf"^w: {name}: dim={dim}: is no dimension of .* shape \(3, 4\); should be -2 to 1, or N"
+    for piece in (make(dim=dim), rs.named("outer", make(dim=dim))):
+        rule = rs.chain(rs.transforms.trace(), piece)
+        with pytest.raises(InputError, match=said) as caught:
+            rs.optimizer(rule, [("w", nn.Parameter(torch.ones(3, 4)))])
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dim", [-2, -1, 0, 1, 5])
+def test_vectors_and_scalars_are_one_unit_whatever_the_dimension(dim: int) -> None:
+    shapes: list[tuple[int, ...]] = [(4,), ()] if dim == 5 else [(4,), (), (3, 4)]
+    params = [nn.Parameter(torch.full(shape, 2.0)) for shape in shapes]
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    rs.optimizer(rs.chain(sgd(lr=0.1), rs.transforms.unit_norm(dim=dim)), params).step()
+    for param in params:
+        found = _norms(param.detach(), dim if dim < 2 else None)
+        torch.testing.assert_close(found, torch.ones_like(found), atol=1e-6, rtol=0)

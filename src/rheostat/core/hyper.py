@@ -41,6 +41,9 @@ Steps = Annotated[int, at.Ge(0), at.Le(2**53)]
 REQUIRED = inspect.Parameter.empty
 """The default of an argument that has none."""
 
+_LONGEST = 120
+"""Characters that an error shows of a value."""
+
 _EXPECTED = {
     "float_type": "should be a number",
     "int_type": "should be a whole number",
@@ -323,8 +326,16 @@ def check_argument(argument: Argument, given: Any, where: str, live: bool = True
     if faults:
         inside = "".join(f".{part}" for part in faults[0].path)
         hint = _hint(argument, given) if argument.number and live else ""
-        raise InputError(f"{path}{inside}={faults[0].found!r}: {faults[0].message}{hint}")
+        raise InputError(f"{path}{inside}={_shown(faults[0].found)}: {faults[0].message}{hint}")
     return _kept(argument, given, checked, path) if argument.number and live else checked
+
+
+def _shown(found: object) -> str:
+    """What was found, in one line that is no longer than a line: what has parts by its type."""
+    text = " ".join(repr(found).split())
+    if len(text) <= _LONGEST:
+        return text
+    return f"<{type(found).__name__}>" if is_dataclass(found) else f"{text[:_LONGEST]}…"
 
 
 def _hint(argument: Argument, given: Any) -> str:

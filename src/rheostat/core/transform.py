@@ -26,6 +26,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from rheostat.core.clashes import check_mixture, claim, only_one
 from rheostat.core.errors import InputError
 from rheostat.core.reserved import refuse_reserved
 from rheostat.core.schedule import Origin
@@ -153,7 +154,8 @@ class Transform:
             on an accelerator, where steps may be skipped, such a step waits for the device. Without
             it a branch is right too, but waits at every parameter.
         mixes: the weights are a mixture of points (schedule-free), which its buffers can tell
-            apart only while nothing but its updates moves them: no `after` of another piece may.
+            apart only while nothing but its updates moves them: no `after` of another piece may,
+            and no piece behind it may change them.
         name, origin: the component that made it.
         parts: the primitive pieces of a chain.
     """
@@ -193,11 +195,17 @@ class Transform:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """An argument of this type takes a Transform as it is."""
+        """An argument of this type takes a Transform as it is, and says what would be one."""
         del source, handler
-        from pydantic_core import core_schema
+        from pydantic_core import PydanticCustomError, core_schema
 
-        return core_schema.is_instance_schema(cls)
+        def look(value: object) -> object:
+            if isinstance(value, Transform):
+                return value
+            raise PydanticCustomError("transform_type", "{said}", {"said": _no_transform(value)})
+
+        schema = core_schema.is_instance_schema(cls)
+        return core_schema.no_info_before_validator_function(look, schema)
 
     @property
     def synchronises(self) -> bool:
@@ -254,9 +262,14 @@ def transform_in(value: object, where: str) -> Transform:
 
     Raises InputError with what would be one; `where` begins the message.
     """
+    if isinstance(value, Transform):
+        return value
+    raise InputError(f"{where}: {_no_transform(value)}")
+
+
+def _no_transform(value: object) -> str:
+    """What would be a transform in the place of what is none."""
     match value:
-        case Transform():
-            return value
         case str():
             said = f"text; component({value!r}, 'optimizer').factory() makes one of a name"
         case None:
@@ -273,7 +286,7 @@ def transform_in(value: object, where: str) -> Transform:
             said = f"a function; call it: {getattr(value, '__name__', 'it')}(…)"
         case _:
             said = f"an object of type {type(value).__name__}"
-    raise InputError(f"{where}: should be a transform, not {said}")
+    return f"should be a transform, not {said}"
 
 
 _SCOPES: tuple[Scope, ...] = ("element", "whole", "matrix", "tensor")
@@ -287,7 +300,7 @@ def chain(*transforms: Transform) -> Transform:
         InputError: nothing to chain; two pieces that declare a buffer, a hyperparameter or a
             scalar of the same name (the keys of a checkpoint are these names); two that give a
             `view`, or need the gradient elsewhere; a `search` that is not first; an `after` beside
-            a piece that `mixes`.
+            a piece that `mixes`, or another update behind it.
     """
     pieces = tuple(p for given in transforms for p in transform_in(given, "chain").pieces)
     if not pieces:
@@ -295,11 +308,11 @@ def chain(*transforms: Transform) -> Transform:
     buffers: dict[str, Buffer] = {}
     numbers: dict[str, Any] = {}
     for piece in pieces:
-        _claim(piece, "buffer", piece.buffers, buffers)
-        _claim(piece, "hyperparameter", {**piece.hyperparameters, **piece.scalars}, numbers)
-    _only_one(pieces, "gives the weights to evaluate with", lambda p: p.view is not None)
-    _only_one(pieces, "evaluates elsewhere", lambda p: bool(p.probe or p.search))
-    _check_mixture(pieces)
+        claim(piece, "buffer", piece.buffers, buffers)
+        claim(piece, "hyperparameter", {**piece.hyperparameters, **piece.scalars}, numbers)
+    only_one(pieces, "gives the weights to evaluate with", lambda p: p.view is not None)
+    only_one(pieces, "evaluates elsewhere", lambda p: bool(p.probe or p.search))
+    check_mixture(pieces, lambda piece: piece.update is not identity)
     if any(piece.search is not None for piece in pieces[1:]):
         raise InputError("chain: a piece that searches (L-BFGS) must be the first")
     return Transform(
@@ -318,7 +331,9 @@ def chain(*transforms: Transform) -> Transform:
 
 def named(prefix: str, transform: Transform) -> Transform:
     """The transform with `prefix.` before every name it declares, so that two of a kind fit into
-    one chain."""
+    one chain. Raises InputError for a prefix that is no text, or empty."""
+    if not isinstance(prefix, str) or not prefix:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"named: prefix={prefix!r}: should be text, such as 'inner'")
     renamed = chain(
         *(_prefixed(prefix, piece) for piece in transform_in(transform, "named").pieces)
     )
@@ -360,7 +375,8 @@ def _prefixed(prefix: str, piece: Transform) -> Transform:
         buffers={f"{prefix}.{name}": buffer for name, buffer in piece.buffers.items()},
         hyperparameters={f"{prefix}.{k}": v for k, v in piece.hyperparameters.items()},
         scalars={f"{prefix}.{name}": value for name, value in piece.scalars.items()},
-        update=tensor(piece.update),
+        # `chain` tells by it what leaves an update alone.
+        update=identity if piece.update is identity else tensor(piece.update),
         measure=tensor(piece.measure),
         probe=tensor(piece.probe),
         observe=tensor(piece.observe),
@@ -368,30 +384,3 @@ def _prefixed(prefix: str, piece: Transform) -> Transform:
         view=of_param(piece.view),
         settle=piece.settle and settle,
     )
-
-
-def _claim(piece: Transform, kind: str, names: Mapping[str, Any], claimed: dict[str, Any]) -> None:
-    clash = sorted(set(names) & set(claimed))
-    if clash:
-        raise InputError(
-            f"chain: {piece.name} declares the {kind} {clash[0]!r}, which a piece before it "
-            "declares already; give one of them a name of its own: named('inner', …)"
-        )
-    claimed.update(names)
-
-
-def _only_one(pieces: tuple[Transform, ...], what: str, has: Callable[[Transform], bool]) -> None:
-    found = [piece.name for piece in pieces if has(piece)]
-    if len(found) > 1:
-        raise InputError(f"chain: both {found[0]} and {found[1]} {what.replace('gives', 'give')}")
-
-
-def _check_mixture(pieces: tuple[Transform, ...]) -> None:
-    mixing = next((piece.name for piece in pieces if piece.mixes), None)
-    moving = next((piece.name for piece in pieces if piece.after and not piece.mixes), None)
-    if mixing and moving:
-        raise InputError(
-            f"chain: {moving} moves the weights once they have been stepped, and those of {mixing} "
-            "are a mixture, from which it could not tell its average any more; put it behind a "
-            "rule that holds the weights themselves, such as adamw"
-        )

@@ -13,12 +13,12 @@ from rheostat.core.errors import InputError, nearest
 from rheostat.core.naming import named_parameters
 from rheostat.core.registry import component
 from rheostat.core.schedule import Origin, Schedule
-from rheostat.core.transform import Transform, chain, transform_in
+from rheostat.core.transform import Transform, transform_in
+from rheostat.optimizers.closing import scaled
 from rheostat.optimizers.guard import NonFinite
 from rheostat.optimizers.kernels import Mode
 from rheostat.optimizers.loop import Optimizer
 from rheostat.optimizers.policy import Policy
-from rheostat.transforms.scaling import scale_by_learning_rate
 
 
 @runtime_checkable
@@ -143,19 +143,20 @@ def _groups(
     )
     if params and isinstance(params[0], dict):
         # What is no group among groups is refused by the optimizer, which counts them.
-        return [{**group, "rule": whole} if isinstance(group, dict) else group for group in params]
+        return [
+            _with_rule(index, cast("dict[str, Any]", group), whole)
+            if isinstance(group, dict)
+            else group
+            for index, group in enumerate(params)
+        ]
     return [{"params": params, "rule": whole}]
 
 
-def scaled(transform: Transform, lr: float | Schedule | Tensor | None) -> Transform:
-    """The rule with the step size at its end, if it has none; an `lr` of its own moves there."""
-    if transform.scaled:
-        if lr is not None:
-            raise InputError(f"{transform.name} has a step size of its own; give the lr there")
-        return transform
-    rate = transform.hyperparameters.get("lr", 1e-3) if lr is None else lr
-    others = {name: v for name, v in transform.hyperparameters.items() if name != "lr"}
-    # The factory's signature says float; a schedule or a tensor stands for one.
-    step_size = scale_by_learning_rate(cast("float", rate))
-    closed = chain(replace(transform, hyperparameters=others), step_size)
-    return replace(closed, name=transform.name, origin=transform.origin)
+def _with_rule(index: int, group: dict[str, Any], rule: Transform) -> dict[str, Any]:
+    """The param group with this rule. Raises InputError where it has one of its own."""
+    if group.get("rule") is not None:
+        raise InputError(
+            f"param group {index}: has a 'rule', but {rule.name} is to run on all groups; for "
+            "several rules give a policy and the model: policy(match(rule, name='…'), match(rest))"
+        )
+    return {**group, "rule": rule}

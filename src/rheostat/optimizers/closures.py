@@ -14,6 +14,22 @@ from rheostat.optimizers.items import HALF, Item
 from rheostat.optimizers.layout import resolved
 
 
+def first_loss(closure: object) -> Any:
+    """What the closure of a step returns where the parameters are; None where there is none.
+
+    Raises InputError for what cannot be called.
+    """
+    if closure is None:
+        return None
+    if not callable(closure):
+        raise InputError(
+            f"step: should be called with nothing, or a function that returns the loss, not with "
+            f"an object of type {type(closure).__name__}"
+        )
+    with torch.enable_grad():
+        return closure()
+
+
 def evaluator(
     closure: Callable[[], Any],
     groups: Sequence[Mapping[str, Any]],

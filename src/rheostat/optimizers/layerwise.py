@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any, SupportsFloat, cast
 
 from torch import nn
 
@@ -34,11 +34,14 @@ def layerwise_groups(
         Groups with "params" (name and parameter), "lr_factor" (1 for the last) and a "name".
 
     Raises:
-        InputError: a decay out of range, a parameter that no pattern matches or a pattern that
-            matches none, no list of layers to go by.
+        InputError: what is no module, a decay out of range, a parameter that no pattern matches or
+            a pattern that matches none, no list of layers to go by.
     """
-    if not 0 < decay <= 1:
-        raise InputError(f"layerwise_groups: decay={decay}: should be above 0 and at most 1")
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = type(model).__name__
+        raise InputError(f"layerwise_groups: should be for a module, not an object of type {kind}")
+    if not (isinstance(decay, SupportsFloat) and 0 < decay <= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"layerwise_groups: decay={decay!r}: should be above 0 and at most 1")
     depths = _by_pattern(model, layers) if layers else _by_stack(model)
     top = max(depths.values(), default=0)
     return [

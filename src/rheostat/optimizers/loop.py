@@ -20,7 +20,8 @@ from rheostat.core.errors import InputError
 from rheostat.core.transform import Buffer, Transform
 from rheostat.optimizers import overrides, stages, straight
 from rheostat.optimizers.accumulating import accumulate, check_average, complete, empty
-from rheostat.optimizers.closures import evaluator
+from rheostat.optimizers.closing import take_rule
+from rheostat.optimizers.closures import evaluator, first_loss
 from rheostat.optimizers.curvature import observe
 from rheostat.optimizers.growing import grow_state, grown, growth_in
 from rheostat.optimizers.guard import LeftOut, Look, NonFinite, inspect_gradients, look_on_device
@@ -90,14 +91,16 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, now or in mid-training; its state is made at once.
 
-        Without a "rule" of its own it gets that of the last group.
+        Without a "rule" of its own it gets that of the last group; one without a step size is
+        closed with one, as by `optimizer`.
 
         Raises:
             InputError: a key that is neither a hyperparameter of the rule nor a label, a value out
-                of its range, a parameter of another group, a rule that cannot be averaged.
+                of its range, a parameter of another group, a rule that is none, or cannot be
+                averaged.
         """
         given = dict(param_group)
-        rule = given.pop("rule", None) or self._rules[-1]
+        rule = take_rule(given, self._rules)
         check_average(rule, self.options)
         known = keys_of(rule)
         index = len(self.param_groups)
@@ -174,10 +177,7 @@ class Optimizer(torch.optim.Optimizer):
                 mode.
             RheostatError: a non-finite gradient under ``nonfinite="raise"``.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = first_loss(closure)
         self._check_ready()
         held, gradients = self._roster.taking_part(self.param_groups, self.state)
         look = self._look(held, gradients)

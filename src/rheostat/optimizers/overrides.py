@@ -16,6 +16,7 @@ from rheostat.core.registry import component
 from rheostat.core.transform import Transform
 from rheostat.optimizers.scheduled import has_schedule
 from rheostat.optimizers.state import LABELS, SHARED, is_label
+from rheostat.transforms.norms import check_dim
 from rheostat.transforms.orthogonal import check_split
 
 _LOOPS = {
@@ -27,6 +28,8 @@ _LOOPS = {
 
 _SPLITTING = ("orthogonalize", "normalize_neurons")
 """Pieces with an argument `split`: proportions of a parameter's rows."""
+_BY_DIMENSION = ("unit_norm", "max_norm")
+"""Pieces with an argument `dim`: a dimension of the parameter."""
 
 
 def check_group(index: int, rule: Transform, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,14 +147,20 @@ def _plain(argument: Argument, value: Any) -> bool:
 
 
 def check_shapes(rule: Transform, params: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse, with the parameter's name, rows that a piece is asked to split and that it cannot."""
-    known = [p.origin for p in rule.pieces if p.origin and p.name in _SPLITTING]
-    for split in filter(None, (origin.arguments["split"] for origin in known)):
-        for name, param in params:
+    """Refuse, with the parameter's name, rows that a piece is asked to split and that it cannot,
+    and a dimension that the parameter has not."""
+    known = [(p.name, p.origin.arguments) for p in rule.pieces if p.origin is not None]
+    for name, param in params:
+        rows = param.shape[0] if param.ndim else 1
+        for piece, arguments in known:
             try:
-                check_split(split, param.shape[0] if param.ndim else 1)
+                if piece in _SPLITTING and arguments.get("split"):
+                    check_split(arguments["split"], rows)
+                if piece in _BY_DIMENSION:
+                    check_dim(arguments.get("dim"), param)
             except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+                where = name if piece in _SPLITTING else f"{name}: {piece}"
+                raise InputError(f"{where}: {error}") from None
 
 
 _BUILT_IN = "built in"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -36,7 +36,15 @@ class Match:
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
+        """Raises InputError for what is no transform, no text or no number of dimensions."""
         transform_in(self.rule, "match")
+        for key, given in (("role", self.role), ("name", self.name)):
+            if not all(isinstance(one, str) for one in given):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"match: {key}={given!r}: should be text, or several in a list")
+        if not isinstance(self.min_dim, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"match: min_dim={self.min_dim!r}: should be a whole number, such as 2"
+            )
 
     def claims(self, name: str, param: Tensor, role: str) -> bool:
         """Whether this line is for the parameter."""
@@ -148,15 +156,27 @@ def match(
     optional: bool = False,
     **overrides: Any,
 ) -> Match:
-    """A line of a policy; see `Match`. Other keyword arguments are the group's hyperparameters."""
+    """A line of a policy; see `Match`. Other keyword arguments are the group's hyperparameters.
+
+    Raises InputError for a rule that is no transform, a role or a name that is no text, a min_dim
+    that is no whole number.
+    """
     return Match(
         rule,
-        (role,) if isinstance(role, str) else tuple(role),
-        (name,) if isinstance(name, str) else tuple(name),
+        _several("role", role),
+        _several("name", name),
         min_dim,
         optional,
         overrides,
     )
+
+
+def _several(key: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"match: {key}={given!r}: should be text, or several in a list")
+    return tuple(given)
 
 
 def policy(*lines: Match) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,9 +112,15 @@ def check_state_dict(
     """Match a state dict to groups by parameter name, and list everything that does not fit.
 
     Raises:
-        InputError: with every difference in names, shapes, buffers and hyperparameters.
+        InputError: with every difference in names, shapes, buffers and hyperparameters; for what
+            is no optimizer's state.
     """
-    saved_groups = saved["param_groups"]
+    saved_groups, states = saved["param_groups"], saved["state"]
+    if not isinstance(states, Mapping):
+        raise InputError(
+            f"the saved state has a {type(states).__name__} under 'state', which should be a "
+            "mapping, as state_dict() gives it"
+        )
     # Ours have counted updates from the first release on.
     if any("updates" not in group for group in saved_groups):
         raise InputError(
@@ -141,7 +148,7 @@ def check_state_dict(
         for name, param in zip(mine["param_names"], mine["params"], strict=True):
             if name not in position:
                 continue
-            entry = saved["state"].get(position[name], {})
+            entry = cast("Mapping[Any, Any]", states).get(position[name], {})
             wanted = dict(buffers_of(param, index))
             if theirs.get("evaluating"):
                 wanted["parked"] = Buffer()
@@ -175,8 +182,17 @@ def _group_problems(index: int, theirs: Mapping[str, Any], mine: Mapping[str, An
     wrong += [] if limit is None or _is_count(limit) else ["limit"]
     plain = isinstance(factors, Mapping) and all(map(_is_count, cast("Any", factors).values()))
     wrong += [] if plain else ["factors"]
+    wrong += [] if _is_object(theirs["given"]) else ["given"]
     problems += [f"group {index} was saved with {key}={theirs[key]!r}" for key in wrong]
     return problems
+
+
+def _is_object(text: object) -> bool:
+    """Whether it is a JSON object."""
+    try:
+        return isinstance(text, str) and isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def _entry_problems(

@@ -54,6 +54,8 @@ _QUINTIC: Polynomial = (3.4445, -4.7750, 2.0315)
 _LAST: Polynomial = (1.875, -1.25, 0.375)
 """What the best polynomials tend to: the fifth-order Newton–Schulz step."""
 _CHUNK = 512
+_LARGE = 2.0**32
+"""A power of two, in the middle between what a gradient may be and what has no square any more."""
 _FLOOR = 1e-3
 _CUSHION = 0.02407327424182761
 _SAFETY = 1.01
@@ -142,9 +144,10 @@ def near_polar(
 ) -> Tensor:
     """The orthogonal factor of a matrix's polar decomposition, nearly, times `scale`; in `dtype`.
 
-    Zero in, zero out. The Frobenius norm is taken to be at least `eps`.
+    Zero in, zero out. The Frobenius norm is taken to be at least `eps`; it may be as large as
+    float64 has a square of it.
     """
-    x = matrix.to(dtype)
+    x = _in_range(matrix, dtype)
     tall = x.shape[0] > x.shape[1]
     last = len(how.polynomials) - 1
     factor: Tensor | None = None
@@ -179,6 +182,21 @@ def near_polar(
         # What was given is not written to.
         x, other = moved, None if x is matrix else x
     return x
+
+
+def _in_range(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix in `dtype`, divided by a power of two if float64 where its largest element is
+    above `_LARGE`: squares of more than 1.8e19 overflow float32 and bfloat16.
+
+    The division is exact, and what is smaller keeps its bits. Nothing waits for the device.
+    """
+    if matrix.dtype is not torch.float64 or dtype is torch.float64:
+        return matrix.to(dtype)
+    largest = matrix.abs().amax().clamp(min=_LARGE)
+    # mantissa / largest is a power of two, and 1 / (2 · _LARGE) where nothing is larger; torch's
+    # ldexp computes such a power in float32, which has not all of them.
+    power = torch.frexp(largest).mantissa / largest * (2 * _LARGE)
+    return (matrix * power).to(dtype)
 
 
 def _phases(polynomials: Sequence[Polynomial], dtype: torch.dtype, long: bool) -> list[list[int]]:

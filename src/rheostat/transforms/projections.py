@@ -1,7 +1,10 @@
 """Constraints: the nearest allowed weights, taken after the parameter has moved.
 
-They hold exactly after every step, whatever rule moved it; under precision="plain" a half-precision
-weight is rounded to its own grid. Where several follow each other, the last one holds.
+They hold after every step, whatever rule moved it: exactly for float32 and float64 weights. A
+half-precision weight is rounded to its own grid after them, under every `precision`, and may then
+lie beyond a bound by that rounding (box(−0.05, 0.05) leaves 0.05005 in bfloat16); under "master" it
+is the float32 copy for which they hold exactly. Where several follow each other, the last one
+holds.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Defazio et al. 2024 (arXiv:2405.15682), with step size γ and direction u = u(y)
 where w = tʳ · (largest γ so far)ᵖ weighs the t-th point. The parameters hold y while training and
 x under `view`. One of x and z is kept in a buffer, the other follows from it and y. It is z for
 β > 0: x = (y − (1 − β) z) / β. At β = 0, where y = z, it is x. Whatever else moved y would move
-the other one with it, unseen: `chain` refuses projections and Lookahead beside such a step.
+the other one with it, unseen: `chain` refuses projections and Lookahead beside such a step, and
+behind it whatever changes an update.
 """
 
 from __future__ import annotations
