@@ -16,8 +16,8 @@ from rheostat.regimes.grants import stepwise
 
 _PROBABILITY = "kolmogorov_smirnov"
 """The signal that is small where something has shifted."""
-_MUCH, _RARE = 20.0, 1e-4
-"""A Page–Hinkley statistic, and a probability, by which something has."""
+_RARE = 1e-4
+"""By which something has, where the threshold is no probability."""
 _PAUSE = 25
 """Steps from one step towards the answer to the next: more than the arbiter's cooldown."""
 _SAME = 0.02
@@ -27,7 +27,7 @@ _SAME = 0.02
 @register("controller", "shift_responder", version=1)
 def shift_responder(
     watch: str = "page_hinkley",
-    threshold: Positive | None = None,
+    threshold: Positive = 20.0,
     explore: Annotated[float, at.Ge(1), at.Le(8)] = 1.5,
     decay: Annotated[float, at.Gt(0), at.Le(8)] = 1.5,
     pull: Annotated[float, at.Ge(1), at.Le(64)] = 1.0,
@@ -50,8 +50,8 @@ def shift_responder(
      (arXiv:1802.01483).
     watch: the signal. Usual page_hinkley: any that rises where the data changes, or
      kolmogorov_smirnov, which falls.
-    threshold: of the signal; 20, or a probability of 1e-4, where it is not given. Usual [1, 100]:
-     more is surer and later; its card says what is much.
+    threshold: of the signal; of kolmogorov_smirnov 1e-4 unless it is below 1. Usual [1, 100]: more
+     is surer and later; its card says what is much.
     explore: factor on lr. Usual [1, 3]: more forgets the old data sooner.
     decay: factor on weight_decay. Usual [0.5, 3]: more gives up old weights sooner.
     pull: factor on the pull's strength. Usual [1, 10]: more keeps the old ones.
@@ -62,7 +62,7 @@ def shift_responder(
 
     factors = {"lr": explore, "weight_decay": decay, "pull": pull}
     falls = watch.startswith(_PROBABILITY)
-    mark = threshold or (_RARE if falls else _MUCH)
+    mark = _RARE if falls and threshold >= 1 else threshold
 
     def decide(now: Now, memory: Memory) -> Sequence[Decision]:
         value = now[watch]
