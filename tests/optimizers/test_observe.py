@@ -51,7 +51,10 @@ def test_a_sample_that_is_not_finite_is_dropped_for_every_parameter(
 ) -> None:
     a, b, empty = _param(1.0, 2.0), _param(3.0), _param()
     optimizer = rs.optimizer("sophia", [("a", a), ("b", b), ("empty", empty)], lr=0.1)
-    good = lambda: a.square().sum() + b.square().sum() + empty.square().sum()  # noqa: E731
+
+    def good() -> Tensor:
+        return a.square().sum() + b.square().sum() + empty.square().sum()
+
     optimizer.observe(good, estimator)
     before = [_hessian(optimizer, p) for p in (a, b)]
     optimizer.observe(lambda: good() + bad * b.square().sum(), estimator)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.references.rig import Rig, make, noisy, scales
 
-from rheostat.core.controller import Restart
+from rheostat.core.controller import Anchor, Restart, Scale
 from rheostat.core.errors import InputError
 from rheostat.regimes.grants import TRIAL_FROM
 
@@ -197,6 +197,16 @@ def test_shift_responder_hears_a_probability_that_falls() -> None:
     rig = Rig(make("shift_responder", watch="kolmogorov_smirnov", hold=50))
     rig.run({"kolmogorov_smirnov": 1e-6 if 50 <= k < 60 else 0.3} for k in range(90))
     assert rig.kinds() == ["anchor", "scale", "scale"]
+
+
+def test_a_shift_while_the_answer_is_taken_back_is_answered_in_its_own_words() -> None:
+    rig = Rig(make("shift_responder", hold=100, rest=200, pull=8.0), pull=0.01)
+    rig.run(_shifts(50, 170)[:175])
+    told = [d for step, d in rig.decisions if step > 151 and isinstance(d, Scale)]
+    assert [d.reason for d in told][-1] == "page_hinkley is 50, above 20"
+    assert sum(isinstance(d, Anchor) for _, d in rig.decisions) == 1
+    rig.run(_shifts(50, 170)[175:260])
+    assert rig.shares["pull"] == pytest.approx(8.0)
 
 
 def test_shift_responder_rests_and_adds_nothing_while_it_answers() -> None:

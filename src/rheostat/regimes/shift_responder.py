@@ -72,12 +72,11 @@ def shift_responder(
         memory["pause"] -= 1
         answered = any(now.share(name) != 1 for name in factors)
         found: list[Decision] = []
-        if new and answered:
-            memory["left"] = hold + rest
-        elif new and memory["left"] <= 0:
+        if new and (answered or memory["left"] <= 0):
             said = f"{watch} is {value:.4g}, {'below' if falls else 'above'} {mark:g}"
             memory.update(left=hold + rest, pause=0, said=said, value=value)
-            found.append(Anchor(reason=said, evidence={watch: value}))
+            if not answered:
+                found.append(Anchor(reason=said, evidence={watch: value}))
         if memory["left"] == rest:
             memory.update(pause=0, said=f"{hold} steps since the shift")
         if memory["pause"] <= 0:

@@ -91,7 +91,7 @@ def starting_rate(
         stuck = judged and least > _STARTED * memory["first"]
         # Weights that a rate too large has blown up move little, too.
         small = not memory["doubted"] and ratio < (target if stuck else low)
-        small = small and memory["planned"] > _LATE * memory["peak"]
+        small = small and memory["planned"] >= _LATE * memory["peak"]
         if small and share * _NEAR < most:
             memory.update(since=0, wait=settle + now.step)  # as long as a run from its start has
             up = min(target / ratio if ratio else math.inf, most / share)
